@@ -1,0 +1,1 @@
+"""What the machine is: the facts that the rooms above plan with."""

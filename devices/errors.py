@@ -1,0 +1,10 @@
+"""The base of every error that a person is meant to read; it sits in the lowest room because every room raises it."""
+
+
+class TvauError(Exception):
+    """A situation that the user can mend: the message says what was wrong, where, and what to do.
+
+    The command line prints it without a traceback and exits with `exit_code`.
+    """
+
+    exit_code = 1

@@ -1,0 +1,1 @@
+"""INT8 graphs and k-quant language models."""

@@ -1,0 +1,1 @@
+"""The checkpoint that we train ourselves on drawn street scenes, and the scenes."""

@@ -1,4 +1,4 @@
-"""The base of every error that a person is meant to read; it sits in the lowest room because every room raises it."""
+"""The base of every error that a person is meant to read; in the lowest room, since every room raises it."""
 
 
 class TvauError(Exception):

@@ -1,1 +1,1 @@
-"""What runs on the device: source, sampler, vision, trigger, dialogue, verdict, broker. Never imports torch."""
+"""What runs on the device, from source to broker. Never imports torch."""

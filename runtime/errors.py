@@ -57,5 +57,7 @@ class MissingExtraError(TvauError):
     """
 
     def __init__(self, what: str, extra: str) -> None:
-        super().__init__(f"{what} needs the extra '{extra}', which is not installed: pip install 'tvau-edge[{extra}]'")
+        super().__init__(
+            f"{what} needs the extra '{extra}', which is not installed: pip install 'tvau-edge[{extra}]'"
+        )
         self.extra = extra

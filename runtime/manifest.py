@@ -1,14 +1,22 @@
 """The bundle's manifest: what a bundle holds, how its graphs are fed, and where it came from.
 
-`manifest.json` is written last, so a folder without one is never a bundle. Every other file of the bundle stands
-in `files` with its size and sha256.
+`manifest.json` is written last, so a folder without one is never a bundle. Every other file of the bundle
+stands in `files` with its size and sha256.
 """
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, StringConstraints, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    StringConstraints,
+    model_validator,
+)
 
-SCHEMA = "tvau.bundle/1"
+SCHEMA: Literal["tvau.bundle/1"] = "tvau.bundle/1"
 
 Backend = Literal["onnxruntime", "openvino", "tensorrt"]
 Precision = Literal["fp32", "fp16", "int8"]
@@ -33,14 +41,18 @@ class FileEntry(Part):
 class Geometry(Part):
     """How a clip is cut for the vision graph.
 
-    The vision graph takes `frames` [B, 2, height, width, 3] uint8 RGB: one temporal patch (two frames, Qwen2.5-VL's
-    temporal_patch_size) per row.
+    The vision graph takes `frames` [B, 2, height, width, 3] uint8 RGB: one temporal patch (two frames,
+    Qwen2.5-VL's temporal_patch_size) per row.
     """
 
     width: Annotated[PositiveInt, Field(description="pixels, a multiple of 28")]
     height: Annotated[PositiveInt, Field(description="pixels, a multiple of 28")]
-    frames_per_second: Annotated[PositiveFloat, Field(description="the rate at which the checkpoint sees frames")]
-    temporal_patches: Annotated[int, Field(ge=2, description="T': temporal patches in the window of a dialogue")]
+    frames_per_second: Annotated[
+        PositiveFloat, Field(description="the rate at which the checkpoint sees frames")
+    ]
+    temporal_patches: Annotated[
+        int, Field(ge=2, description="T': temporal patches in the window of a dialogue")
+    ]
     patch_size: PositiveInt = 14
     merge_size: PositiveInt = 2
     temporal_patch_size: Literal[2] = 2
@@ -116,7 +128,8 @@ class Language(Part):
 class ClassPrompts(Part):
     """The two sets of class prompts and the file with their features.
 
-    `file` is a safetensors file with one tensor `class_features` [2, D] float32: row 0 normal, row 1 abnormal.
+    `file` is a safetensors file with one tensor `class_features` [2, D] float32: row 0 is normal, row 1
+    is abnormal.
     """
 
     normal: Annotated[list[str], Field(min_length=1)]
@@ -133,7 +146,9 @@ class Thresholds(Part):
     @model_validator(mode="after")
     def _order(self) -> "Thresholds":
         if self.close > self.open:
-            raise ValueError(f"close {self.close} is above open {self.open}; an event would close as it opens")
+            raise ValueError(
+                f"close {self.close} is above open {self.open}; an event would close as it opens"
+            )
         return self
 
 

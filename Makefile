@@ -1,3 +1,48 @@
-lint-tree:
-	mkdir -p build/tree/tvau_edge
-	for r in devices runtime benchmarks quantize export reference; do ln -sfn ../../../$$r build/tree/tvau_edge/$$r; done
+# Everything is set up in .venv by the target that needs it. PYTHON chooses the interpreter (3.10 to 3.13).
+PYTHON ?= python3
+BIN := .venv/bin
+WHEELS ?= .wheels
+LLAMA := $(shell sed -n 's/^llama-cpp-python==//p' constraints.txt)
+ROOMS := devices runtime benchmarks quantize export reference
+
+.PHONY: demo test lint tree clean system
+.DEFAULT_GOAL := demo
+
+## demo: export the reference checkpoint, watch a drawn clip, receive the verdicts over MQTT
+demo: .venv/.installed
+	$(BIN)/tvau demo --out demo
+
+## test: the whole suite (slow and hardware tests are marked and left out)
+test: .venv/.installed system
+	$(BIN)/pytest -m "not slow and not hardware"
+
+## lint: ruff, mypy, and the arrows between the rooms
+lint: .venv/.installed tree
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	MYPYPATH=build/tree $(BIN)/mypy --namespace-packages --explicit-package-bases
+	PYTHONPATH=build/tree $(BIN)/lint-imports
+
+# The broker that the tests talk to. Installed where we may; otherwise its tests say what is missing.
+system:
+	@command -v mosquitto >/dev/null || [ -x /usr/sbin/mosquitto ] || \
+	  { [ "$$(id -u)" = 0 ] && apt-get update -q && apt-get install -y -q mosquitto mosquitto-clients; } || \
+	  echo "mosquitto is not installed: tests with a broker are skipped (apt-get install mosquitto mosquitto-clients)"
+
+# llama-cpp-python has no wheel on the index: built once, kept in $(WHEELS).
+.venv/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade pip -c constraints.txt
+	@ls $(WHEELS)/llama_cpp_python-$(LLAMA)-*.whl >/dev/null 2>&1 || { \
+	  echo "building llama-cpp-python $(LLAMA): about 5 minutes, once"; \
+	  CMAKE_ARGS="-DLLAVA_BUILD=OFF" $(BIN)/pip wheel --quiet --no-deps -w $(WHEELS) llama-cpp-python==$(LLAMA); }
+	$(BIN)/pip install --progress-bar on --find-links $(WHEELS) -c constraints.txt -e '.[dev]'
+	touch $@
+
+# The rooms as the package tvau_edge, for tools that read source trees and not installed packages.
+tree:
+	@mkdir -p build/tree/tvau_edge
+	@for room in $(ROOMS); do ln -sfn ../../../$$room build/tree/tvau_edge/$$room; done
+
+clean:
+	rm -rf .venv build demo .pytest_cache .mypy_cache .ruff_cache *.egg-info

@@ -1,0 +1,225 @@
+"""The site's configuration: one TOML file, typed once; its errors name file, key, value and what is allowed."""
+
+import difflib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+
+from tvau_edge.runtime.broker_config import BrokerConfig
+from tvau_edge.runtime.errors import ConfigError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+def _topic_level(name: str) -> str:
+    if not name or any(character in name for character in "/+#\0") or name != name.strip():
+        raise ValueError("becomes one level of an MQTT topic: no '/', '+', '#', and no space around it")
+    return name
+
+
+TopicLevel = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_topic_level)]
+
+
+class Table(BaseModel):
+    """Base of the configuration's tables: unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CameraConfig(Table):
+    """One camera, file or folder of images."""
+
+    name: Annotated[TopicLevel, Field(description="name of the camera; a level of its topics")]
+    source: Annotated[
+        str, Field(min_length=1, description="path of a video, folder of images, /dev/video0, or rtsp://…")
+    ]
+    stall_seconds: Annotated[
+        PositiveFloat, Field(description="a live source that is silent for longer has stalled")
+    ] = 10.0
+    image_rate: Annotated[PositiveFloat, Field(description="frames per second of a folder of images")] = 10.0
+    upscale: Annotated[
+        bool, Field(description="allow a video smaller than the model's input, at a loss of accuracy")
+    ] = False
+
+
+class VisionConfig(Table):
+    """Which form of the vision graph runs, and on what."""
+
+    backend: Annotated[
+        Literal["auto", "onnxruntime", "openvino"], Field(description="back end; auto takes the bundle's best")
+    ] = "auto"
+    precision: Annotated[Literal["auto", "fp32", "fp16", "int8"], Field(description="precision of the graph")] = (
+        "auto"
+    )
+    threads: Annotated[PositiveInt | None, Field(description="CPU threads; none: all cores")] = None
+
+
+class TriggerConfig(Table):
+    """When an event opens and closes."""
+
+    open: Annotated[
+        float | None, Field(gt=0, lt=1, description="score at which an event opens; none: the bundle's")
+    ] = None
+    close: Annotated[
+        float | None, Field(gt=0, lt=1, description="score under which an event closes; none: the bundle's")
+    ] = None
+    open_after: Annotated[PositiveInt, Field(description="temporal patches in a row to open")] = 1
+    close_after: Annotated[PositiveInt, Field(description="temporal patches in a row to close")] = 4
+    update_seconds: Annotated[PositiveFloat, Field(description="least time between two updates of an event")] = 5.0
+
+
+class LanguageConfig(Table):
+    """The language model that explains events."""
+
+    enabled: Annotated[
+        Literal["auto", "on", "off"],
+        Field(description="auto: explain when the bundle and this machine have what it takes"),
+    ] = "auto"
+    type: Annotated[str | None, Field(description="GGUF type when the bundle has several; none: the first")] = None
+    threads: Annotated[PositiveInt | None, Field(description="CPU threads; none: all cores")] = None
+    gpu_layers: Annotated[int, Field(ge=-1, description="layers on the GPU; -1: all")] = 0
+    unsure: Annotated[
+        tuple[float, float], Field(description="band of p_yes in which the verdict says 'unsure'")
+    ] = (0.4, 0.6)
+    explain_after: Annotated[
+        PositiveInt | None,
+        Field(description="temporal patches after an event's opening at which it is explained; none: half a window"),
+    ] = None
+
+    @model_validator(mode="after")
+    def _band(self) -> "LanguageConfig":
+        low, high = self.unsure
+        if not 0 <= low <= high <= 1:
+            raise ValueError(f"unsure [{low}, {high}] must be two numbers in 0..1, the lower first")
+        return self
+
+
+class OutboxConfig(Table):
+    """Where verdicts wait until the broker has them."""
+
+    path: Annotated[Path, Field(description="SQLite file")] = Path("tvau-outbox.db")
+    max_bytes: Annotated[PositiveInt, Field(description="bound on stored payloads, bytes")] = 64 * 1024 * 1024
+    max_age_seconds: Annotated[PositiveFloat, Field(description="older updates are dropped")] = 7 * 86400.0
+
+
+class SiteConfig(Table):
+    """Everything `tvau run` needs."""
+
+    device: Annotated[TopicLevel, Field(description="name of this box; a level of its topics")] = "edge"
+    bundle: Annotated[Path, Field(description="folder of the bundle")]
+    broker: Annotated[BrokerConfig, Field(description="the MQTT broker")] = BrokerConfig()
+    vision: Annotated[VisionConfig, Field(description="the vision graph")] = VisionConfig()
+    trigger: Annotated[TriggerConfig, Field(description="when an event opens and closes")] = TriggerConfig()
+    language: Annotated[LanguageConfig, Field(description="explanations")] = LanguageConfig()
+    outbox: Annotated[OutboxConfig, Field(description="durable queue before the broker")] = OutboxConfig()
+    camera: Annotated[list[CameraConfig], Field(min_length=1, description="one table per camera")]
+
+    @model_validator(mode="after")
+    def _unique(self) -> "SiteConfig":
+        names = [camera.name for camera in self.camera]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"camera names must differ; used more than once: {', '.join(twice)}")
+        return self
+
+
+def load_config(path: Path, overrides: dict[str, Any] | None = None) -> SiteConfig:
+    """Read a site's configuration.
+
+    Args:
+        path: the TOML file. Relative paths in it are relative to its folder.
+        overrides: top-level values that replace the file's (from the command line).
+
+    Raises:
+        ConfigError: the file cannot be read, is no TOML, or has a wrong key or value.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such file; `tvau run --help` shows how to run without one") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+    config = parse_config({**table, **(overrides or {})}, str(path))
+    folder = path.parent
+    return config.model_copy(
+        update={
+            "bundle": folder / config.bundle,
+            "outbox": config.outbox.model_copy(update={"path": folder / config.outbox.path}),
+            "camera": [
+                camera.model_copy(update={"source": _beside(folder, camera.source)}) for camera in config.camera
+            ],
+        }
+    )
+
+
+def parse_config(table: dict[str, Any], where: str) -> SiteConfig:
+    """Validate a configuration that is already a table.
+
+    Args:
+        table: the configuration's keys.
+        where: name of what it came from, for messages.
+
+    Raises:
+        ConfigError: one line for each wrong key or value.
+    """
+    try:
+        return SiteConfig.model_validate(table)
+    except ValidationError as error:
+        lines = [f"{where}: {line}" for line in explain(error, SiteConfig)]
+        raise ConfigError("\n".join(lines)) from error
+
+
+def _beside(folder: Path, source: str) -> str:
+    return source if "://" in source or source.startswith("/") else str(folder / source)
+
+
+def explain(error: ValidationError, model: type[BaseModel]) -> Iterator[str]:
+    """Say each problem of a `ValidationError` in one line: key, what is wrong, the value, the nearest known key."""
+    for problem in error.errors(include_url=False):
+        location = problem["loc"]
+        key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
+        message = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "extra_forbidden":
+            known = _known_keys(model, location[:-1])
+            near = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
+            hint = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(sorted(known))}"
+            yield f"{key}: unknown key; {hint}"
+        elif problem["type"] == "missing":
+            yield f"{key}: is missing"
+        elif isinstance(problem["input"], (str, int, float, bool)) and "password" not in key:
+            yield f"{key} = {problem['input']!r}: {message}"
+        else:
+            yield f"{key}: {message}" if key else message
+
+
+def _known_keys(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """The keys of the table at `location` below `model`."""
+    for part in location:
+        if isinstance(part, int):
+            continue
+        annotation = model.model_fields[part].annotation if part in model.model_fields else None
+        candidates = [annotation, *get_args(annotation)]
+        tables = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
+        if not tables:
+            return []
+        model = tables[0]
+    return [field.alias or name for name, field in model.model_fields.items()]

@@ -1,0 +1,156 @@
+"""One drawn clip: a street, its actors over time, and the ground truth of every frame."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from tvau_edge.reference.actors import Brush, Canvas, Looks, draw_actor
+from tvau_edge.reference.behaviours import ABNORMAL, Actor, State, abnormal_actors, normal_actor
+from tvau_edge.reference.scene import (
+    HEIGHT,
+    WIDTH,
+    Layout,
+    apply_weather,
+    draw_background,
+    draw_lamps,
+    light_map,
+)
+
+FRAMES_PER_SECOND = 12
+_CELLS = (
+    ("upper left", "upper center", "upper right"),
+    ("middle left", "center", "middle right"),
+    ("lower left", "lower center", "lower right"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One object in one frame.
+
+    Attributes:
+        number: its pixel value in the mask; also its track.
+        box: inclusive pixels (x1, y1, x2, y2) of what shows of it.
+        area: pixels that show of it.
+        state: what it does.
+    """
+
+    number: int
+    box: tuple[int, int, int, int]
+    area: int
+    state: State
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnFrame:
+    """A frame: image [360, 640, 3] uint8 RGB, mask [360, 640] uint8 of object numbers (0: background), objects."""
+
+    image: NDArray[np.uint8]
+    mask: NDArray[np.uint8]
+    objects: tuple[Seen, ...]
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A clip to be drawn: everything follows from the seed and the name of the anomaly.
+
+    Attributes:
+        seed: of actors and their motion.
+        anomaly: a key of `ABNORMAL`, or None for a normal clip.
+        layout: the street.
+        actors: numbered from 1 in this order.
+        seconds: length.
+    """
+
+    seed: int
+    anomaly: str | None
+    layout: Layout
+    actors: tuple[Actor, ...]
+    seconds: float
+
+    @classmethod
+    def draw(cls, seed: int, anomaly: str | None, layout: int | None = None, seconds: float = 8.0) -> "Clip":
+        """Draw a clip.
+
+        Args:
+            seed: 0 or more.
+            anomaly: a key of `ABNORMAL`, or None.
+            layout: seed of the street; by default drawn from `seed`.
+            seconds: length.
+
+        Raises:
+            ValueError: the anomaly is not known.
+        """
+        if anomaly is not None and anomaly not in ABNORMAL:
+            raise ValueError(f"unknown anomaly {anomaly!r}; known: {', '.join(ABNORMAL)}")
+        rng = np.random.default_rng([seed, 21])
+        street = Layout.draw(int(rng.integers(10_000)) if layout is None else layout)
+        actors = [normal_actor(street, rng, seconds) for _ in range(rng.integers(2, 7))]
+        if anomaly is not None:
+            actors += abnormal_actors(street, rng, seconds, anomaly)
+        return cls(seed, anomaly, street, tuple(actors), seconds)
+
+    @property
+    def looks(self) -> dict[int, Looks]:
+        """Looks of each object by its number."""
+        return {number: actor.looks for number, actor in enumerate(self.actors, 1)}
+
+    def __len__(self) -> int:
+        """Number of frames."""
+        return round(self.seconds * FRAMES_PER_SECOND)
+
+    def frames(self, every: int = 1) -> Iterator[DrawnFrame]:
+        """Draw the frames in order, every one or each `every`-th; the same frames each time."""
+        street, light = draw_background(self.layout), light_map(self.layout)
+        draw_lamps(street, self.layout)
+        noise = np.random.default_rng([self.seed, 22]).normal(0, self.layout.noise, (HEIGHT + 64, WIDTH + 64))
+        noise = noise.astype(np.float32)
+        for index in range(0, len(self), every):
+            rng = np.random.default_rng([self.seed, 23, index])
+            canvas, states = self._paint(street, index / FRAMES_PER_SECOND)
+            image = np.clip(canvas.image * light, 0, 255).astype(np.uint8)
+            image, mask = apply_weather(image, self.layout, rng), canvas.objects
+            if self.layout.shake:
+                move = np.float32([[1, 0, 0], [0, 1, 0]])
+                move[:, 2] = rng.normal(0, self.layout.shake, 2)
+                image = cv2.warpAffine(image, move, (WIDTH, HEIGHT), borderMode=cv2.BORDER_REPLICATE)
+                mask = cv2.warpAffine(mask, move, (WIDTH, HEIGHT), flags=cv2.INTER_NEAREST)
+            top, left = rng.integers(0, 64, 2)
+            grain = noise[top : top + HEIGHT, left : left + WIDTH, None]
+            image = np.clip(image + grain, 0, 255).astype(np.uint8)
+            yield DrawnFrame(image, mask, tuple(_seen(mask, states)))
+
+    def _paint(self, street: NDArray[np.uint8], time: float) -> tuple[Canvas, dict[int, State]]:
+        canvas = Canvas(street.copy())
+        states = {number: actor.state(time) for number, actor in enumerate(self.actors, 1)}
+        present = {number: state for number, state in states.items() if state is not None}
+        shade = {"day": 0.30, "dusk": 0.22, "night": 0.12}[self.layout.light]
+        # Far actors first, so that near ones occlude them.
+        for number, state in sorted(present.items(), key=lambda item: -self._depth(item[1])):
+            x, y, scale = self.layout.project(state.along, state.depth, state.lift)
+            if -300 < x < WIDTH + 300:
+                brush = Brush(canvas, number, (x, y), scale, state.facing)
+                looks = self.actors[number - 1].looks
+                dark = 0.0 if state.lift else shade
+                draw_actor(brush, looks, state.posture, state.phase, state.progress, dark)
+        return canvas, present
+
+    def _depth(self, state: State) -> float:
+        return self.layout.ground(state.along, state.depth)[1]
+
+
+def _seen(mask: NDArray[np.uint8], states: dict[int, State]) -> Iterator[Seen]:
+    areas = np.bincount(mask.ravel(), minlength=256)
+    for number, state in states.items():
+        if areas[number]:
+            x, y, width, height = cv2.boundingRect((mask == number).astype(np.uint8))
+            yield Seen(number, (x, y, x + width - 1, y + height - 1), int(areas[number]), state)
+
+
+def cell_name(box: tuple[int, int, int, int]) -> str:
+    """Name the ninth of the picture that the middle of a box lies in: "upper left", "center", …"""
+    x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+    return _CELLS[min(2, int(3 * y / HEIGHT))][min(2, int(3 * x / WIDTH))]

@@ -151,7 +151,9 @@ class Brush:
             region[:] = (region * (1 - stain[..., None])).astype(np.uint8)
 
 
-def draw_actor(brush: Brush, looks: Looks, posture: Posture, phase: float, progress: float, shade: float) -> None:
+def draw_actor(
+    brush: Brush, looks: Looks, posture: Posture, phase: float, progress: float, shade: float
+) -> None:
     """Draw one actor.
 
     Args:
@@ -182,7 +184,11 @@ def draw_actor(brush: Brush, looks: Looks, posture: Posture, phase: float, progr
 def _two_bones(root: Point, upper: float, lower: float, length: float, bend: float) -> list[Point]:
     """A limb of two bones: `upper` is its angle from straight down, `bend` the further angle of the second."""
     middle = (root[0] + length * np.sin(upper), root[1] - length * np.cos(upper))
-    return [root, middle, (middle[0] + lower * np.sin(upper + bend), middle[1] - lower * np.cos(upper + bend))]
+    return [
+        root,
+        middle,
+        (middle[0] + lower * np.sin(upper + bend), middle[1] - lower * np.cos(upper + bend)),
+    ]
 
 
 def _draw_person(brush: Brush, looks: Looks, posture: Posture, phase: float, progress: float) -> None:
@@ -227,7 +233,10 @@ def _draw_person(brush: Brush, looks: Looks, posture: Posture, phase: float, pro
 
     hip = (0.0, hip_height)
     upright = posture not in ("fallen", "lie")
-    chest = (0.52 * size * np.sin(lean if upright else 0), hip_height + 0.52 * size * np.cos(lean if upright else 0))
+    chest = (
+        0.52 * size * np.sin(lean if upright else 0),
+        hip_height + 0.52 * size * np.cos(lean if upright else 0),
+    )
     head = (chest[0] + 0.20 * size * np.sin(lean if upright else 0), chest[1] + 0.24 * size)
     for side, dark in ((np.pi, 0.78), (0.0, 1.0)):
         angle = swing * np.sin(phase + side)
@@ -243,7 +252,9 @@ def _draw_person(brush: Brush, looks: Looks, posture: Posture, phase: float, pro
     brush.disc(turned([(head[0] - 0.02, head[1] + 0.05)])[0], 0.115 * size, looks.hair)
 
 
-def _draw_arm(brush: Brush, looks: Looks, turned, chest: Point, angle: float, posture: Posture, dark: float) -> None:
+def _draw_arm(
+    brush: Brush, looks: Looks, turned, chest: Point, angle: float, posture: Posture, dark: float
+) -> None:
     bend = 1.5 if posture == "run" else 0.9 if posture == "fight" else 0.25
     arm = _two_bones((chest[0], chest[1] - 0.05), angle, 0.27 * looks.size, 0.29 * looks.size, bend)
     brush.limb(turned(arm), 0.11 * looks.size, _dim(COLOURS[looks.colour], dark))
@@ -255,7 +266,9 @@ def _draw_crawling(brush: Brush, looks: Looks, phase: float) -> None:
     hip, chest = (-0.32, 0.42), (0.28, 0.46)
     for side, dark in ((np.pi, 0.78), (0.0, 1.0)):
         step = 0.16 * np.sin(phase + side)
-        brush.limb([hip, (hip[0] + 0.08 + step, 0.06), (hip[0] - 0.38 + step, 0.06)], 0.15, _dim(trousers, dark))
+        brush.limb(
+            [hip, (hip[0] + 0.08 + step, 0.06), (hip[0] - 0.38 + step, 0.06)], 0.15, _dim(trousers, dark)
+        )
         brush.limb([chest, (chest[0] + 0.04 - step, 0.05)], 0.11, _dim(jacket, dark))
     brush.limb([hip, chest], 0.32, jacket)
     brush.disc((0.52, 0.52), 0.13, looks.skin)

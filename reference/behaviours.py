@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-
 from tvau_edge.reference.actors import Kind, Looks, Posture
 from tvau_edge.reference.scene import Layout
 
@@ -92,7 +91,9 @@ def normal_actor(layout: Layout, rng: np.random.Generator, seconds: float) -> Ac
     if layout.middles("road"):
         choices += ["drive on the road", "ride on the road"]
     behaviour = choices[rng.integers(len(choices))]
-    kind: Kind = {"drive on the road": "car", "ride on the road": "cyclist", "dog walk": "dog"}.get(behaviour, "person")  # type: ignore[assignment]
+    kind: Kind = {"drive on the road": "car", "ride on the road": "cyclist", "dog walk": "dog"}.get(
+        behaviour, "person"
+    )  # type: ignore[assignment]
     looks = Looks.draw(kind, rng)
     start = float(rng.uniform(0, 2 * np.pi))
     zone = "road" if "road" in behaviour else "footpath"
@@ -112,7 +113,9 @@ def normal_actor(layout: Layout, rng: np.random.Generator, seconds: float) -> Ac
     }[behaviour]
     along, depth, velocity, facing = _mover(layout, rng, zone, float(speed), seconds, inside=False)
     posture: Posture = {"car": "drive", "cyclist": "ride"}.get(kind, "walk")  # type: ignore[assignment]
-    verb = {"car": "driving along the road", "cyclist": "riding along the road"}.get(kind, "walking along the footpath")
+    verb = {"car": "driving along the road", "cyclist": "riding along the road"}.get(
+        kind, "walking along the footpath"
+    )
     gait = 4.4 if kind != "dog" else 8.0  # radians per metre
     drift = float(rng.uniform(-0.05, 0.05))
 
@@ -131,7 +134,9 @@ def abnormal_actors(layout: Layout, rng: np.random.Generator, seconds: float, be
 
 def _run(layout: Layout, rng: np.random.Generator, seconds: float) -> list[Actor]:
     looks, start = Looks.draw("person", rng), float(rng.uniform(0, 2 * np.pi))
-    along, depth, velocity, facing = _mover(layout, rng, "footpath", float(rng.uniform(2.8, 3.8)), seconds, True)
+    along, depth, velocity, facing = _mover(
+        layout, rng, "footpath", float(rng.uniform(2.8, 3.8)), seconds, True
+    )
 
     def state(t: float) -> State:
         return State(
@@ -144,7 +149,9 @@ def _run(layout: Layout, rng: np.random.Generator, seconds: float) -> list[Actor
 
 def _ride(layout: Layout, rng: np.random.Generator, seconds: float) -> list[Actor]:
     looks, start = Looks.draw("cyclist", rng), float(rng.uniform(0, 2 * np.pi))
-    along, depth, velocity, facing = _mover(layout, rng, "footpath", float(rng.uniform(2.4, 3.6)), seconds, True)
+    along, depth, velocity, facing = _mover(
+        layout, rng, "footpath", float(rng.uniform(2.4, 3.6)), seconds, True
+    )
 
     def state(t: float) -> State:
         return State(
@@ -157,7 +164,9 @@ def _ride(layout: Layout, rng: np.random.Generator, seconds: float) -> list[Acto
 
 def _drive(layout: Layout, rng: np.random.Generator, seconds: float) -> list[Actor]:
     looks = Looks.draw("car", rng)
-    along, depth, velocity, facing = _mover(layout, rng, "footpath", float(rng.uniform(2.0, 3.6)), seconds, True)
+    along, depth, velocity, facing = _mover(
+        layout, rng, "footpath", float(rng.uniform(2.0, 3.6)), seconds, True
+    )
 
     def state(t: float) -> State:
         return State(along + velocity * t, depth, "drive", 0.0, facing, "driving along the footpath", True)
@@ -167,7 +176,9 @@ def _drive(layout: Layout, rng: np.random.Generator, seconds: float) -> list[Act
 
 def _crawl(layout: Layout, rng: np.random.Generator, seconds: float) -> list[Actor]:
     looks, start = Looks.draw("person", rng), float(rng.uniform(0, 2 * np.pi))
-    along, depth, velocity, facing = _mover(layout, rng, "footpath", float(rng.uniform(0.35, 0.6)), seconds, True)
+    along, depth, velocity, facing = _mover(
+        layout, rng, "footpath", float(rng.uniform(0.35, 0.6)), seconds, True
+    )
 
     def state(t: float) -> State:
         return State(
@@ -185,14 +196,20 @@ def _jump(layout: Layout, rng: np.random.Generator, seconds: float) -> list[Acto
     rate = float(rng.uniform(5.5, 7.5))
 
     def state(t: float) -> State:
-        return State(along, depth, "jump", start + rate * t, facing, "jumping up and down on the footpath", True)
+        return State(
+            along, depth, "jump", start + rate * t, facing, "jumping up and down on the footpath", True
+        )
 
     return [Actor(looks, "jump", state)]
 
 
 def _fall(layout: Layout, rng: np.random.Generator, seconds: float) -> list[Actor]:
     looks, start = Looks.draw("person", rng), float(rng.uniform(0, 2 * np.pi))
-    depth, facing, speed = _band(layout, "footpath", rng), int(rng.choice([-1, 1])), float(rng.uniform(1.0, 1.5))
+    depth, facing, speed = (
+        _band(layout, "footpath", rng),
+        int(rng.choice([-1, 1])),
+        float(rng.uniform(1.0, 1.5)),
+    )
     when = float(rng.uniform(0.2, 0.55)) * seconds
     there = float(rng.uniform(-0.6, 0.6) * _seen(depth))
 
@@ -203,7 +220,14 @@ def _fall(layout: Layout, rng: np.random.Generator, seconds: float) -> list[Acto
             return State(along, depth, "walk", phase, facing, "walking along the footpath")
         progress = min(1.0, (t - when) / 0.7)
         return State(
-            along, depth, "fallen", phase, facing, "falling down on the footpath", True, progress=progress**1.6
+            along,
+            depth,
+            "fallen",
+            phase,
+            facing,
+            "falling down on the footpath",
+            True,
+            progress=progress**1.6,
         )
 
     return [Actor(looks, "fall", state)]
@@ -255,7 +279,14 @@ def _throw(layout: Layout, rng: np.random.Generator, seconds: float) -> list[Act
         if lift < 0:
             return None
         return State(
-            along + facing * (0.5 + 3.2 * flight), depth, "stand", 0, facing, "flying through the air", True, lift=lift
+            along + facing * (0.5 + 3.2 * flight),
+            depth,
+            "stand",
+            0,
+            facing,
+            "flying through the air",
+            True,
+            lift=lift,
         )
 
     return [Actor(looks, "throw", thrower), Actor(thing, "throw", thrown)]
@@ -263,7 +294,11 @@ def _throw(layout: Layout, rng: np.random.Generator, seconds: float) -> list[Act
 
 def _abandon(layout: Layout, rng: np.random.Generator, seconds: float) -> list[Actor]:
     looks, bag, start = Looks.draw("person", rng), Looks.draw("bag", rng), float(rng.uniform(0, 2 * np.pi))
-    depth, facing, speed = _band(layout, "footpath", rng), int(rng.choice([-1, 1])), float(rng.uniform(1.1, 1.5))
+    depth, facing, speed = (
+        _band(layout, "footpath", rng),
+        int(rng.choice([-1, 1])),
+        float(rng.uniform(1.1, 1.5)),
+    )
     when = float(rng.uniform(0.15, 0.4)) * seconds
     there = float(rng.uniform(-0.6, 0.6) * _seen(depth))
 
@@ -276,7 +311,9 @@ def _abandon(layout: Layout, rng: np.random.Generator, seconds: float) -> list[A
     def left(t: float) -> State:
         if t < when:
             along = there + facing * speed * (t - when) - facing * 0.25
-            return State(along, depth - 0.05, "stand", 0, facing, "being carried along the footpath", lift=0.45)
+            return State(
+                along, depth - 0.05, "stand", 0, facing, "being carried along the footpath", lift=0.45
+            )
         return State(
             there - facing * 0.25, depth - 0.05, "stand", 0, facing, "standing alone on the footpath", True
         )

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-
 from tvau_edge.reference.actors import Brush, Canvas, Looks, draw_actor
 from tvau_edge.reference.behaviours import ABNORMAL, Actor, State, abnormal_actors, normal_actor
 from tvau_edge.reference.scene import (

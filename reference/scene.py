@@ -122,7 +122,9 @@ def draw_background(layout: Layout) -> Image:
     return np.clip(image + texture, 0, 255).astype(np.uint8)
 
 
-def _paint_quad(image: Image, layout: Layout, corners: list[tuple[float, float, float]], colour: object) -> None:
+def _paint_quad(
+    image: Image, layout: Layout, corners: list[tuple[float, float, float]], colour: object
+) -> None:
     points = [layout.project(*corner)[:2] for corner in corners]
     cv2.fillPoly(image, [np.round(np.array(points) * 16).astype(np.int32)], _rgb(colour), cv2.LINE_AA, 4)
 
@@ -146,12 +148,19 @@ def _paint_slabs(image: Image, layout: Layout, near: float, far: float, colour: 
 
 def _paint_dashes(image: Image, layout: Layout, depth: float) -> None:
     for along in np.arange(-30, 30, 4.0):
-        corners = [(along, depth - 0.08), (along + 2, depth - 0.08), (along + 2, depth + 0.08), (along, depth + 0.08)]
+        corners = [
+            (along, depth - 0.08),
+            (along + 2, depth - 0.08),
+            (along + 2, depth + 0.08),
+            (along, depth + 0.08),
+        ]
         if min(layout.ground(*corner)[1] for corner in corners) > 2.0:
             _paint_quad(image, layout, [(a, d, 0.0) for a, d in corners], (215, 215, 205))
 
 
-def _line(image: Image, layout: Layout, a: tuple[float, float], b: tuple[float, float], colour: object) -> None:
+def _line(
+    image: Image, layout: Layout, a: tuple[float, float], b: tuple[float, float], colour: object
+) -> None:
     if min(layout.ground(*a)[1], layout.ground(*b)[1]) > 2.0:
         ends = [np.round(np.array(layout.project(*end)[:2]) * 16).astype(int) for end in (a, b)]
         cv2.line(image, ends[0].tolist(), ends[1].tolist(), _rgb(colour), 1, cv2.LINE_AA, 4)
@@ -165,13 +174,23 @@ def _paint_houses(image: Image, layout: Layout, depth: float, rng: np.random.Gen
         _paint_quad(
             image,
             layout,
-            [(along, depth, 0), (along + width, depth, 0), (along + width, depth, height), (along, depth, height)],
+            [
+                (along, depth, 0),
+                (along + width, depth, 0),
+                (along + width, depth, height),
+                (along, depth, height),
+            ],
             wall,
         )
         glass = rng.integers(40, 90, 3)
         for left in np.arange(along + 0.7, along + width - 1.2, 2.0):
             for bottom in np.arange(0.9, height - 1.5, 2.6):
-                corners = [(left, bottom), (left + 1.1, bottom), (left + 1.1, bottom + 1.4), (left, bottom + 1.4)]
+                corners = [
+                    (left, bottom),
+                    (left + 1.1, bottom),
+                    (left + 1.1, bottom + 1.4),
+                    (left, bottom + 1.4),
+                ]
                 _paint_quad(image, layout, [(a, depth, h) for a, h in corners], glass)
         along += width + rng.choice([0.0, 0.0, 1.5])
 
@@ -210,7 +229,9 @@ def apply_weather(image: Image, layout: Layout, rng: np.random.Generator) -> Ima
     if layout.weather == "rain":
         wet = image.copy()
         for x, y, length in rng.uniform((0, 0, 8), (WIDTH, HEIGHT, 20), (160, 3)):
-            cv2.line(wet, (int(x), int(y)), (int(x - length / 5), int(y + length)), (190, 195, 205), 1, cv2.LINE_AA)
+            cv2.line(
+                wet, (int(x), int(y)), (int(x - length / 5), int(y + length)), (190, 195, 205), 1, cv2.LINE_AA
+            )
         return cv2.addWeighted(image, 0.72, wet, 0.28, 0)
     return image
 

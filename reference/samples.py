@@ -1,0 +1,158 @@
+"""Drawn clips as the vision tower sees them: temporal patches after H.264, with labels on the patch grid."""
+
+import io
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from typing import get_args
+
+import av
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from tvau_edge.reference.actors import Kind, Posture
+from tvau_edge.reference.behaviours import ABNORMAL
+from tvau_edge.reference.clip import FRAMES_PER_SECOND, Clip, DrawnFrame
+from tvau_edge.reference.narration import MIN_AREA, answers, is_abnormal, narrate, tracks
+from tvau_edge.runtime.manifest import Geometry
+
+GEOMETRY = Geometry(width=252, height=140, frames_per_second=4.0, temporal_patches=8)
+EVERY = round(FRAMES_PER_SECOND / GEOMETRY.frames_per_second)
+
+KINDS: tuple[str, ...] = ("none", *get_args(Kind))
+POSTURES: tuple[str, ...] = ("none", *get_args(Posture))
+ZONES: tuple[str, ...] = ("none", "footpath", "road", "off")
+HEADINGS: tuple[str, ...] = ("none", "left", "right", "still")
+ATTRIBUTES = {"kind": len(KINDS), "posture": len(POSTURES), "zone": len(ZONES), "heading": len(HEADINGS)}
+
+
+@dataclass(frozen=True)
+class Window:
+    """T' temporal patches of a clip and what is said of them.
+
+    Attributes:
+        start: index of the first temporal patch.
+        narration: of the largest objects.
+        abnormal: whether it shows an anomaly; None where nobody could tell.
+        answers: to the paper's questions, by key.
+    """
+
+    start: int
+    narration: str
+    abnormal: bool | None
+    answers: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One clip, cut into K temporal patches.
+
+    Attributes:
+        seed, anomaly: what it was drawn from.
+        frames: [K, 2, 140, 252, 3] uint8 RGB, after H.264 and the runtime's scaling.
+        attributes: [K, 4, H', W'] uint8 class of the object in each cell, in the order of `ATTRIBUTES`.
+        abnormal: [K, H', W'] float16 share of each cell that shows something abnormal.
+        labels: [K] bool, whether the patch shows an anomaly large enough to be seen.
+        windows: stretches of T' patches.
+    """
+
+    seed: int
+    anomaly: str | None
+    frames: NDArray[np.uint8]
+    attributes: NDArray[np.uint8]
+    abnormal: NDArray[np.float16]
+    labels: NDArray[np.bool_]
+    windows: tuple[Window, ...]
+
+
+def make_sample(seed: int, anomaly: str | None) -> Sample:
+    """Draw, encode, decode and label one clip."""
+    clip = Clip.draw(seed, anomaly)
+    drawn = list(clip.frames(every=EVERY))
+    pairs = [drawn[k : k + 2] for k in range(0, len(drawn) - 1, 2)]
+    decoded = through_h264(
+        [frame.image for frame in drawn], crf=int(np.random.default_rng(seed).integers(20, 31))
+    )
+    count = len(pairs)
+    window = GEOMETRY.temporal_patches
+    return Sample(
+        seed=seed,
+        anomaly=anomaly,
+        frames=decoded[: 2 * count].reshape(count, 2, *decoded.shape[1:]),
+        attributes=np.stack([_attributes(clip, pair[1]) for pair in pairs]),
+        abnormal=np.stack([_abnormal(pair) for pair in pairs]).astype(np.float16),
+        labels=np.array([_abnormal_area(pair[1]) >= MIN_AREA for pair in pairs]),
+        windows=tuple(_window(clip, drawn, start, window) for start in range(0, count - window + 1, 2)),
+    )
+
+
+def make_samples(seeds: Sequence[int], workers: int = 2) -> list[Sample]:
+    """Make the clips of `seeds`: every second one normal, the others of each anomaly in turn."""
+    names = [None if k % 2 else list(ABNORMAL)[k // 2 % len(ABNORMAL)] for k in range(len(seeds))]
+    with ProcessPoolExecutor(workers) as pool:
+        return list(pool.map(make_sample, seeds, names, chunksize=4))
+
+
+def through_h264(images: Sequence[NDArray[np.uint8]], crf: int) -> NDArray[np.uint8]:
+    """Encode frames as H.264 in memory, decode them and scale them as the runtime does: [F, 140, 252, 3] uint8."""
+    memory = io.BytesIO()
+    with av.open(memory, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=FRAMES_PER_SECOND // EVERY)
+        stream.height, stream.width = images[0].shape[:2]
+        stream.pix_fmt, stream.options = "yuv420p", {"crf": str(crf), "preset": "veryfast"}
+        for image in images:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+    memory.seek(0)
+    with av.open(memory) as container:
+        scaled = [
+            frame.reformat(GEOMETRY.width, GEOMETRY.height, "rgb24", interpolation="BICUBIC").to_ndarray()
+            for frame in container.decode(video=0)
+        ]
+    return np.stack(scaled)
+
+
+def _abnormal_area(frame: DrawnFrame) -> int:
+    return sum(thing.area for thing in frame.objects if thing.state.abnormal)
+
+
+def _share(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Share of each cell of the patch grid that `mask` [360, 640] covers."""
+    rows, columns = GEOMETRY.grid
+    return cv2.resize(mask.astype(np.float32), (columns, rows), interpolation=cv2.INTER_AREA)
+
+
+def _abnormal(pair: Sequence[DrawnFrame]) -> NDArray[np.float32]:
+    shares = []
+    for frame in pair:
+        numbers = [thing.number for thing in frame.objects if thing.state.abnormal]
+        shares.append(_share(np.isin(frame.mask, numbers)))
+    return np.maximum(*shares)
+
+
+def _attributes(clip: Clip, frame: DrawnFrame) -> NDArray[np.uint8]:
+    rows, columns = GEOMETRY.grid
+    best = np.full((rows, columns), 0.08, np.float32)  # less than this of a cell shows nothing
+    classes = np.zeros((len(ATTRIBUTES), rows, columns), np.uint8)
+    for thing in frame.objects:
+        share = _share(frame.mask == thing.number)
+        state = thing.state
+        moving = state.posture in ("walk", "run", "ride", "drive", "crawl")
+        heading = ("right" if state.facing > 0 else "left") if moving else "still"
+        values = (
+            KINDS.index(clip.looks[thing.number].kind),
+            POSTURES.index(state.posture),
+            ZONES.index(clip.layout.zone(state.depth)),
+            HEADINGS.index(heading),
+        )
+        here = share > best
+        best[here] = share[here]
+        for attribute, value in enumerate(values):
+            classes[attribute][here] = value
+    return classes
+
+
+def _window(clip: Clip, drawn: Sequence[DrawnFrame], start: int, patches: int) -> Window:
+    frames = drawn[2 * start : 2 * (start + patches)]
+    found = tracks(clip, frames)
+    return Window(start, narrate(found), is_abnormal(found, len(frames)), answers(found))

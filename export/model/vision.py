@@ -164,11 +164,16 @@ def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Self-attention, over the whole grid or inside each window."""
+    """Self-attention, over the whole grid or inside each window.
+
+    Written out, not by `scaled_dot_product_attention`: its export computes shapes inside the graph, and
+    quantizers and compilers know the plain pattern of product, softmax, product.
+    """
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         self.heads = config.num_heads
+        self.scale = (config.hidden_size // config.num_heads) ** -0.5
         self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
         self.proj = nn.Linear(config.hidden_size, config.hidden_size)
 
@@ -184,7 +189,8 @@ class Attention(nn.Module):
             end = start + windows * patches
             inside = (batch * windows, patches, self.heads, width // self.heads)
             qw, kw, vw = (part[:, start:end].reshape(inside).transpose(1, 2) for part in (q, k, v))
-            y = F.scaled_dot_product_attention(qw, kw, vw)  # [B windows, heads, patches, head]
+            scores = (qw * self.scale) @ kw.transpose(2, 3)  # [B windows, heads, patches, patches]
+            y = scores.softmax(dim=-1) @ vw  # [B windows, heads, patches, head]
             outputs.append(y.transpose(1, 2).reshape(batch, windows * patches, width))
             start = end
         y = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)  # [B, N, width]

@@ -1,16 +1,18 @@
 """Drawn clips as the vision tower sees them: temporal patches after H.264, with labels on the patch grid."""
 
 import io
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import get_args
 
 import av
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from tvau_edge.reference.actors import Kind, Posture
+from tvau_edge.reference.actors import COLOURS, TROUSERS, Kind, Posture
 from tvau_edge.reference.behaviours import ABNORMAL
 from tvau_edge.reference.clip import FRAMES_PER_SECOND, Clip, DrawnFrame
 from tvau_edge.reference.narration import MIN_AREA, answers, is_abnormal, narrate, tracks
@@ -23,7 +25,17 @@ KINDS: tuple[str, ...] = ("none", *get_args(Kind))
 POSTURES: tuple[str, ...] = ("none", *get_args(Posture))
 ZONES: tuple[str, ...] = ("none", "footpath", "road", "off")
 HEADINGS: tuple[str, ...] = ("none", "left", "right", "still")
-ATTRIBUTES = {"kind": len(KINDS), "posture": len(POSTURES), "zone": len(ZONES), "heading": len(HEADINGS)}
+JACKETS: tuple[str, ...] = ("none", *COLOURS, "brown")
+LOWERS: tuple[str, ...] = ("none", *TROUSERS)
+# What the tower learns to tell of each cell, and how many classes each attribute has.
+ATTRIBUTES = {
+    "kind": len(KINDS),
+    "posture": len(POSTURES),
+    "zone": len(ZONES),
+    "heading": len(HEADINGS),
+    "colour": len(JACKETS),
+    "lower": len(LOWERS),
+}
 
 
 @dataclass(frozen=True)
@@ -50,7 +62,7 @@ class Sample:
     Attributes:
         seed, anomaly: what it was drawn from.
         frames: [K, 2, 140, 252, 3] uint8 RGB, after H.264 and the runtime's scaling.
-        attributes: [K, 4, H', W'] uint8 class of the object in each cell, in the order of `ATTRIBUTES`.
+        attributes: [K, 6, H', W'] uint8 class of the object in each cell, in the order of `ATTRIBUTES`.
         abnormal: [K, H', W'] float16 share of each cell that shows something abnormal.
         labels: [K] bool, whether the patch shows an anomaly large enough to be seen.
         windows: stretches of T' patches.
@@ -86,11 +98,53 @@ def make_sample(seed: int, anomaly: str | None) -> Sample:
     )
 
 
-def make_samples(seeds: Sequence[int], workers: int = 2) -> list[Sample]:
-    """Make the clips of `seeds`: every second one normal, the others of each anomaly in turn."""
-    names = [None if k % 2 else list(ABNORMAL)[k // 2 % len(ABNORMAL)] for k in range(len(seeds))]
+def anomaly_of(seed: int) -> str | None:
+    """What the clip of a seed shows: every second one is normal, the others take the anomalies in turn."""
+    return None if seed % 2 else list(ABNORMAL)[seed // 2 % len(ABNORMAL)]
+
+
+def samples(seeds: Sequence[int], cache: Path, workers: int = 2) -> Iterator[Sample]:
+    """Make the clips of `seeds` with several processes, or read those that `cache` already holds, in order."""
+    cache.mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(workers) as pool:
-        return list(pool.map(make_sample, seeds, names, chunksize=4))
+        paths = [cache / f"{seed}.npz" for seed in seeds]
+        yield from map(_read, pool.map(_make_file, seeds, paths, chunksize=4))
+
+
+def _make_file(seed: int, path: Path) -> Path:
+    if not path.exists():
+        sample = make_sample(seed, anomaly_of(seed))
+        about = {
+            "seed": seed,
+            "anomaly": sample.anomaly,
+            "windows": [asdict(window) for window in sample.windows],
+        }
+        partial = path.with_suffix(".part")
+        with partial.open("wb") as file:
+            np.savez(
+                file,
+                frames=sample.frames,
+                attributes=sample.attributes,
+                abnormal=sample.abnormal,
+                labels=sample.labels,
+                about=np.array(json.dumps(about)),
+            )
+        partial.rename(path)
+    return path
+
+
+def _read(path: Path) -> Sample:
+    with np.load(path, allow_pickle=False) as file:
+        about = json.loads(str(file["about"]))
+        return Sample(
+            about["seed"],
+            about["anomaly"],
+            file["frames"],
+            file["attributes"],
+            file["abnormal"],
+            file["labels"],
+            tuple(Window(**window) for window in about["windows"]),
+        )
 
 
 def through_h264(images: Sequence[NDArray[np.uint8]], crf: int) -> NDArray[np.uint8]:
@@ -144,6 +198,8 @@ def _attributes(clip: Clip, frame: DrawnFrame) -> NDArray[np.uint8]:
             POSTURES.index(state.posture),
             ZONES.index(clip.layout.zone(state.depth)),
             HEADINGS.index(heading),
+            JACKETS.index(clip.looks[thing.number].colour),
+            LOWERS.index(clip.looks[thing.number].lower) if clip.looks[thing.number].kind == "person" else 0,
         )
         here = share > best
         best[here] = share[here]

@@ -1,0 +1,72 @@
+"""Stage 2: RAE and a LoRA on the language model learn the paper's dialogue; everything else is frozen."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor
+from transformers import Qwen2_5_VLForConditionalGeneration
+from tvau_edge.export.model.rae import RegionAwareEncoder
+from tvau_edge.reference.miniature import Sequences
+from tvau_edge.reference.narration import QUESTIONS
+from tvau_edge.reference.pretrain import answer_loss
+from tvau_edge.reference.progress import Course
+from tvau_edge.reference.samples import GEOMETRY, Sample
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the frozen vision side makes of one clip: h_c [K, 2, H', W'] and P_V [K, N, D]."""
+
+    h_c: Tensor
+    p_v: Tensor
+
+
+def add_lora(model: Qwen2_5_VLForConditionalGeneration, rank: int = 16) -> PeftModel:
+    """Freeze the language model and lay a LoRA over the linear layers of its blocks."""
+    layers = r".*language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
+    return get_peft_model(
+        model, LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=layers, bias="none")
+    )
+
+
+def train_dialogue(
+    model: PeftModel,
+    rae: RegionAwareEncoder,
+    samples: Sequence[Sample],
+    evidence: Sequence[Evidence],
+    sequences: Sequences,
+    course: Course,
+    batch: int = 8,
+) -> None:
+    """Train on windows, half of them with an anomaly."""
+    rng = np.random.default_rng(course.seed + 3)
+    base = model.get_base_model()
+    language, embed = base.model.language_model, base.get_input_embeddings()
+    lora = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = course.optimizer([*lora, *rae.parameters()], rate=2e-3)
+    windows = {kind: [] for kind in (True, False)}
+    for index, sample in enumerate(samples):
+        for window in sample.windows:
+            if window.abnormal is not None:
+                windows[window.abnormal].append((index, window))
+    patches = GEOMETRY.temporal_patches
+    for _ in course.steps("dialogue"):
+        h_c, p_v, turns = [], [], []
+        for row in range(batch):
+            choice = windows[row % 2 == 0]
+            index, window = choice[rng.integers(len(choice))]
+            h_c.append(evidence[index].h_c[window.start : window.start + patches])
+            p_v.append(evidence[index].p_v[window.start : window.start + patches].flatten(0, 1))
+            turns.append(
+                sequences.turns([(question.text, window.answers[question.key]) for question in QUESTIONS])
+            )
+        with course.precision():
+            p_an = rae.forward_windows(torch.stack(h_c).float().to(course.device)).flatten(1, 2)
+            embeds, positions, labels = sequences.batch(
+                embed, torch.stack(p_v).float().to(course.device), p_an, turns
+            )
+            loss = answer_loss(language, embed, embeds, positions, labels)
+        course.update(loss, optimizer)

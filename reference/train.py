@@ -1,0 +1,176 @@
+"""Train the reference checkpoint in the paper's order, in miniature: `python -m tvau_edge.reference.train`.
+
+Stage 0 (tower, narration) makes a small Qwen2.5-VL that sees and tells; it is then frozen. Stage 1 (ahd) trains the
+anomaly heatmap decoder from masks. Stage 2 (dialogue) trains the region-aware encoder and a LoRA on the paper's
+questions. Each stage leaves a safetensors file in the work folder; a run that was interrupted goes on after the last
+one that is there.
+"""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from rich.console import Console
+from rich.progress import track
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from tvau_edge.reference import dialogues, heatmaps, pretrain
+from tvau_edge.reference.miniature import Networks, Sequences
+from tvau_edge.reference.narration import NARRATE, QUESTIONS, SYSTEM_PROMPT
+from tvau_edge.reference.progress import Course
+from tvau_edge.reference.prompts import CLASS_PROMPTS
+from tvau_edge.reference.samples import Sample, samples
+from tvau_edge.reference.tokenizer import train_tokenizer
+from tvau_edge.reference.written import write_checkpoint
+
+console = Console()
+VALIDATION = 100_000  # seeds from here on are never trained on
+STEPS = {"tower": 1200, "narration": 1000, "ahd": 250, "dialogue": 900}
+
+
+def stage(
+    work: Path, name: str, modules: dict[str, nn.Module], train: Callable[[Course], None], course: Course
+) -> None:
+    """Run a stage, or take its weights from the file that an earlier run left."""
+    path = work / f"{name}.safetensors"
+    if path.exists():
+        console.print(f"{name}: taken from {path}")
+        weights = load_file(path, device=str(course.device))
+        for prefix, module in modules.items():
+            start = f"{prefix}."
+            own = {key.removeprefix(start): value for key, value in weights.items() if key.startswith(start)}
+            module.load_state_dict(own)
+        return
+    started = time.monotonic()
+    train(course)
+    save_file(
+        {
+            f"{prefix}.{key}": value.contiguous().cpu()
+            for prefix, module in modules.items()
+            for key, value in module.state_dict().items()
+        },
+        path,
+    )
+    seconds = round(time.monotonic() - started)
+    record = {"stage": name, "steps": course.length, "seconds": seconds, "losses": course.losses}
+    (work / f"{name}.json").write_text(json.dumps(record))
+    console.print(f"{name}: {course.length} steps in {seconds} s, loss {np.mean(course.losses[-100:]):.4f}")
+
+
+@torch.no_grad()
+def class_features(networks: Networks, sequences: Sequences) -> Tensor:
+    """Class-prompt features [2, D] of the frozen language model: mean over tokens, then over prompts."""
+    language, embed = networks.language.model.language_model, networks.language.get_input_embeddings()
+    rows = []
+    for prompts in CLASS_PROMPTS.values():
+        means = []
+        for prompt in prompts:
+            ids = torch.tensor([sequences.encode(prompt)], device=embed.weight.device)
+            positions = torch.arange(ids.shape[1], device=ids.device).expand(3, 1, -1)
+            hidden = language(
+                inputs_embeds=embed(ids), position_ids=positions, use_cache=False
+            ).last_hidden_state
+            means.append(hidden[0].mean(0))
+        rows.append(torch.stack(means).mean(0))
+    return torch.stack(rows)
+
+
+def train_all(
+    work: Path, cache: Path, clips: int, seed: int, steps: dict[str, int]
+) -> tuple[Networks, Tokenizer]:
+    """Run every stage that has no file in `work` yet."""
+    work.mkdir(parents=True, exist_ok=True)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    drawn = list(track(samples(range(clips), cache), "drawing clips", total=clips, console=console))
+    tokenizer = (
+        Tokenizer.from_file(str(work / "tokenizer.json")) if (work / "tokenizer.json").exists() else None
+    )
+    tokenizer = tokenizer or train_tokenizer(texts(drawn), work)
+    networks = Networks.build(tokenizer, seed).to(device)
+    sequences = Sequences(tokenizer)
+    language = networks.language.model.language_model
+
+    def course(name: str) -> Course:
+        return Course(steps[name], seed, device)
+
+    tower = {"tower": networks.tower}
+    stage(work, "tower", tower, lambda c: pretrain.train_tower(networks.tower, drawn, c), course("tower"))
+
+    def narrate(c: Course) -> None:
+        cells = [
+            pretrain.merged_inputs(networks.tower, sample, device) for sample in track(drawn, "seeing clips")
+        ]
+        pretrain.train_narration(networks.language, networks.tower, drawn, cells, sequences, c)
+
+    told = {"merger": networks.tower.merger, "language": language}
+    stage(work, "narration", told, narrate, course("narration"))
+    for frozen in (networks.tower, networks.language):
+        frozen.requires_grad_(False)
+    features = class_features(networks, sequences)
+    stage(
+        work,
+        "ahd",
+        {"ahd": networks.ahd},
+        lambda c: heatmaps.train_heatmaps(networks.ahd, networks.tower, features, drawn, c),
+        course("ahd"),
+    )
+
+    networks.language = dialogues.add_lora(networks.language)
+
+    def converse(c: Course) -> None:
+        seen = [
+            dialogues.Evidence(h_c.half(), p_v.half())
+            for h_c, p_v in (
+                heatmaps.maps(networks.ahd, networks.tower, features, sample, device)
+                for sample in track(drawn, "seeing clips")
+            )
+        ]
+        dialogues.train_dialogue(networks.language, networks.rae, drawn, seen, sequences, c)
+
+    adapted = {"rae": networks.rae, "lora": language}
+    stage(work, "dialogue", adapted, converse, course("dialogue"))
+    return networks, tokenizer
+
+
+def texts(drawn: Sequence[Sample]) -> list[str]:
+    """What the tokenizer is trained on."""
+    said = [
+        NARRATE,
+        SYSTEM_PROMPT,
+        "system",
+        "user",
+        "assistant",
+        *(question.text for question in QUESTIONS),
+    ] * 50
+    for sample in drawn:
+        for window in sample.windows:
+            said += [window.narration, *window.answers.values()]
+    for prompts in CLASS_PROMPTS.values():
+        said += prompts * 20
+    return said
+
+
+def main(
+    out: Annotated[Path, typer.Option(help="Folder of the checkpoint.")] = Path("reference/checkpoint"),
+    work: Annotated[Path, typer.Option(help="Folder for stages and drawn clips; may be large.")] = Path(
+        "build/reference"
+    ),
+    clips: Annotated[int, typer.Option(help="Clips to train on.")] = 800,
+    seed: Annotated[int, typer.Option(help="Of weights and batches.")] = 0,
+    quick: Annotated[float, typer.Option(help="Share of the steps to run, for a try.")] = 1.0,
+) -> None:
+    """Train every stage and write the checkpoint."""
+    steps = {name: max(2, round(count * quick)) for name, count in STEPS.items()}
+    networks, tokenizer = train_all(work, work / "clips", clips, seed, steps)
+    write_checkpoint(out, networks, work)
+    console.print(f"checkpoint written to {out}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -99,7 +99,7 @@ def pooling(cells: int, bins: int) -> Tensor:
     Bin i averages the cells from floor(i cells / bins) up to, not including, ceil((i + 1) cells / bins), so
     neighbouring bins share a cell when `bins` does not divide `cells`. As a matrix it exports to any format.
     """
-    matrix = torch.zeros(bins, cells)
+    matrix = torch.zeros(bins, cells, device="cpu")
     for index in range(bins):
         start, end = index * cells // bins, -(-(index + 1) * cells // bins)
         matrix[index, start:end] = 1 / (end - start)

@@ -273,14 +273,15 @@ class VisionTower(nn.Module):
         self.groups = windows.groups
         self.whole = [(1, len(windows.order))]
         cosine, sine = rotary_tables(config, windows.order, self.grid[1])
+        # On the CPU whatever the default device is: weights may be made on "meta" and filled in later.
         for name, table in (
-            ("order", torch.tensor(windows.order)),  # [N]
-            ("inverse", torch.tensor(windows.inverse)),  # [N]
-            ("cell_inverse", torch.tensor(windows.cell_inverse)),  # [N / 4]
+            ("order", torch.tensor(windows.order, device="cpu")),  # [N]
+            ("inverse", torch.tensor(windows.inverse, device="cpu")),  # [N]
+            ("cell_inverse", torch.tensor(windows.cell_inverse, device="cpu")),  # [N / 4]
             ("cosine", cosine),  # [N, 1, head]
             ("sine", sine),  # [N, 1, head]
-            ("scale", torch.tensor([1 / (255 * s) for s in STD])),  # [3]
-            ("shift", torch.tensor([-m / s for m, s in zip(MEAN, STD, strict=True)])),  # [3]
+            ("scale", torch.tensor([1 / (255 * s) for s in STD], device="cpu")),  # [3]
+            ("shift", torch.tensor([-m / s for m, s in zip(MEAN, STD, strict=True)], device="cpu")),  # [3]
         ):
             self.register_buffer(name, table, persistent=False)
 
@@ -317,8 +318,10 @@ class VisionTower(nn.Module):
 def rotary_tables(config: VisionConfig, order: list[int], columns: int) -> tuple[Tensor, Tensor]:
     """Cosines and sines [N, 1, head] of the patches in `order`; half of the angles for the row."""
     half = config.hidden_size // config.num_heads // 2
-    frequencies = 1.0 / 10000.0 ** (torch.arange(0, half, 2, dtype=torch.float32) / half)  # [head / 4]
-    index = torch.tensor(order)  # [N]
+    frequencies = 1.0 / 10000.0 ** (
+        torch.arange(0, half, 2, dtype=torch.float32, device="cpu") / half
+    )  # [head / 4]
+    index = torch.tensor(order, device="cpu")  # [N]
     rows, cols = (index // columns).float()[:, None], (index % columns).float()[:, None]  # [N, 1] each
     angles = torch.cat((rows * frequencies, cols * frequencies), dim=-1)  # [N, head / 2]
     angles = torch.cat((angles, angles), dim=-1)[:, None]  # [N, 1, head]

@@ -1,7 +1,8 @@
 """Frame and pixel AUC of anomaly scores, as UBnormal's authors define them.
 
-Micro-AUC is the ROC AUC over the frames of all videos together. Macro-AUC is the mean of each video's own AUC,
-its labels and scores extended by one (0, 0) and one (1, 1) pair, which makes a video of one class measurable.
+Micro-AUC is the ROC AUC over the frames of all videos together. Macro-AUC is the mean of each video's own
+AUC, its labels and scores extended by one (0, 0) and one (1, 1) pair, which makes a video of one class
+measurable.
 """
 
 from collections.abc import Sequence

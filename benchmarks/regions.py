@@ -1,10 +1,10 @@
 """Region-based and track-based detection criteria: RBDC and TBDC.
 
-From Ramachandra and Jones, Street Scene, WACV 2020; computed as the authors of UBnormal compute them: all
-detections of all videos go by falling score; a detection matches every ground-truth region of its frame with an
-IoU of at least 0.1; one that matches none is a false positive; one that matches only regions already found is
-neither. Both rates stand against false positives per frame, and the area under each is taken up to one false
-positive per frame.
+From Ramachandra and Jones, Street Scene, WACV 2020; computed as the authors of UBnormal compute them:
+all detections of all videos go by falling score; a detection matches every ground-truth region of its
+frame with an IoU of at least 0.1; one that matches none is a false positive; one that matches only
+regions already found is neither. Both rates stand against false positives per frame, and the area under
+each is taken up to one false positive per frame.
 """
 
 from collections.abc import Sequence

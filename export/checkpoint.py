@@ -14,6 +14,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator
 from tokenizers import Tokenizer
 from torch import Tensor, nn
+
 from tvau_edge.export.errors import CheckpointError
 from tvau_edge.export.lora import CONFIG as LORA_CONFIG
 from tvau_edge.export.lora import Lora, canonical

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
 from tvau_edge.export.errors import CheckpointError
 from tvau_edge.export.tensors import TensorFiles, read_json
 

@@ -7,6 +7,7 @@ activations come on top; they do not grow with the checkpoint's depth.
 from dataclasses import dataclass
 
 import torch
+
 from tvau_edge.export.checkpoint import Shape, model_shapes
 from tvau_edge.export.model.ahd import AHDConfig, AnomalyHeatmapDecoder
 from tvau_edge.export.model.prompts import Layer, TextConfig

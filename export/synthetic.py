@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
+
 from tvau_edge.export.checkpoint import PromptSets, Shape, TvauConfig, model_shapes
 from tvau_edge.export.model.ahd import AHDConfig, AnomalyHeatmapDecoder
 from tvau_edge.export.model.prompts import TextConfig, nested_prompts

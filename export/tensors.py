@@ -10,6 +10,7 @@ from types import TracebackType
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+
 from tvau_edge.export.errors import CheckpointError
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}  # what weights may be stored as

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
+
 from tvau_edge.devices.host import disk_free
 from tvau_edge.runtime.config import explain
 from tvau_edge.runtime.errors import BundleError, DiskFullError

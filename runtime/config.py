@@ -61,11 +61,12 @@ class VisionConfig(Table):
     """Which form of the vision graph runs, and on what."""
 
     backend: Annotated[
-        Literal["auto", "onnxruntime", "openvino"], Field(description="back end; auto takes the bundle's best")
+        Literal["auto", "onnxruntime", "openvino"],
+        Field(description="back end; auto takes the bundle's best"),
     ] = "auto"
-    precision: Annotated[Literal["auto", "fp32", "fp16", "int8"], Field(description="precision of the graph")] = (
-        "auto"
-    )
+    precision: Annotated[
+        Literal["auto", "fp32", "fp16", "int8"], Field(description="precision of the graph")
+    ] = "auto"
     threads: Annotated[PositiveInt | None, Field(description="CPU threads; none: all cores")] = None
 
 
@@ -80,7 +81,9 @@ class TriggerConfig(Table):
     ] = None
     open_after: Annotated[PositiveInt, Field(description="temporal patches in a row to open")] = 1
     close_after: Annotated[PositiveInt, Field(description="temporal patches in a row to close")] = 4
-    update_seconds: Annotated[PositiveFloat, Field(description="least time between two updates of an event")] = 5.0
+    update_seconds: Annotated[
+        PositiveFloat, Field(description="least time between two updates of an event")
+    ] = 5.0
 
 
 class LanguageConfig(Table):
@@ -90,7 +93,9 @@ class LanguageConfig(Table):
         Literal["auto", "on", "off"],
         Field(description="auto: explain when the bundle and this machine have what it takes"),
     ] = "auto"
-    type: Annotated[str | None, Field(description="GGUF type when the bundle has several; none: the first")] = None
+    type: Annotated[
+        str | None, Field(description="GGUF type when the bundle has several; none: the first")
+    ] = None
     threads: Annotated[PositiveInt | None, Field(description="CPU threads; none: all cores")] = None
     gpu_layers: Annotated[int, Field(ge=-1, description="layers on the GPU; -1: all")] = 0
     unsure: Annotated[
@@ -98,7 +103,9 @@ class LanguageConfig(Table):
     ] = (0.4, 0.6)
     explain_after: Annotated[
         PositiveInt | None,
-        Field(description="temporal patches after an event's opening at which it is explained; none: half a window"),
+        Field(
+            description="temporal patches after an event's opening at which it is explained; none: half a window"
+        ),
     ] = None
 
     @model_validator(mode="after")
@@ -165,7 +172,8 @@ def load_config(path: Path, overrides: dict[str, Any] | None = None) -> SiteConf
             "bundle": folder / config.bundle,
             "outbox": config.outbox.model_copy(update={"path": folder / config.outbox.path}),
             "camera": [
-                camera.model_copy(update={"source": _beside(folder, camera.source)}) for camera in config.camera
+                camera.model_copy(update={"source": _beside(folder, camera.source)})
+                for camera in config.camera
             ],
         }
     )

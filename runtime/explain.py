@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 import numpy as np
+
 from tvau_edge.runtime.dialogue import Dialogue, DialogueResult
 from tvau_edge.runtime.errors import TvauError
 from tvau_edge.runtime.rae import RaeBackend

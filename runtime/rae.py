@@ -2,6 +2,7 @@
 
 import numpy as np
 from numpy.typing import NDArray
+
 from tvau_edge.runtime.bundle import Bundle
 from tvau_edge.runtime.vision import BACKENDS, Graph, choose_graph
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
 from tvau_edge.runtime.errors import SourceError
 from tvau_edge.runtime.manifest import Geometry
 from tvau_edge.runtime.source import Frame

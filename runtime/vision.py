@@ -6,6 +6,7 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
 from tvau_edge.runtime.backends.onnxruntime import OnnxGraph
 from tvau_edge.runtime.backends.openvino import OpenVinoGraph
 from tvau_edge.runtime.bundle import Bundle

@@ -1,6 +1,7 @@
 """The vision graph: temporal patches and class features in, similarity maps and merged tokens out."""
 
 from torch import Tensor, nn
+
 from tvau_edge.export.model.ahd import AHDConfig, AnomalyHeatmapDecoder
 from tvau_edge.export.model.vision import VisionConfig, VisionTower
 

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
 from tvau_edge.export.model.vision import RMSNorm
 
 

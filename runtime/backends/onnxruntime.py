@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
+
 from tvau_edge.runtime.errors import BackendError
 
 

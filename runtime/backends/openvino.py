@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+
 from tvau_edge.runtime.errors import BackendError
 from tvau_edge.runtime.extras import load
 

@@ -1,4 +1,5 @@
 import pytest
+
 from tvau_edge.benchmarks.answers import accuracy, bleu4
 
 

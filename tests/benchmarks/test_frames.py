@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from tvau_edge.benchmarks.frames import FrameScores, macro_auc, micro_auc, pixel_auc
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tvau_edge.benchmarks.regions import VideoRegions, region_scores
 
 CASES = json.loads((Path(__file__).parent / "data" / "rbdc_tbdc_cases.json").read_text())["cases"]

@@ -1,10 +1,13 @@
 import os
 
 import pytest
+
 from tvau_edge.devices.host import disk_free, peak_memory, usable_cores
 
 
-@pytest.mark.parametrize(("quota", "cores"), [("100000 100000", 1), ("50000 100000", 1), ("max 100000", None)])
+@pytest.mark.parametrize(
+    ("quota", "cores"), [("100000 100000", 1), ("50000 100000", 1), ("max 100000", None)]
+)
 def test_a_quota_cuts_the_cores(tmp_path, quota, cores):
     file = tmp_path / "cpu.max"
     file.write_text(quota)

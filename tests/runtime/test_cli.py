@@ -2,6 +2,7 @@ import subprocess
 import sys
 
 import pytest
+
 from tvau_edge.runtime import cli, extras
 from tvau_edge.runtime.errors import MissingExtraError
 

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tvau_edge.runtime.config import SiteConfig, load_config, parse_config
 from tvau_edge.runtime.errors import ConfigError
 
@@ -51,7 +52,11 @@ def test_overrides_replace_top_level_values(tmp_path):
         ("[broker]", "[vision]\nbackend = 'tpu'\n[broker]", ["vision.backend = 'tpu'", "'onnxruntime'"]),
         ("[broker]", "[trigger]\nopen = 1.5\n[broker]", ["trigger.open = 1.5", "less than 1"]),
         ("[broker]", "[language]\nunsure = [0.7, 0.2]\n[broker]", ["language", "the lower first"]),
-        ("[broker]", "[vision]\nthread = 2\n[broker]", ["vision.thread: unknown key; did you mean 'threads'?"]),
+        (
+            "[broker]",
+            "[vision]\nthread = 2\n[broker]",
+            ["vision.thread: unknown key; did you mean 'threads'?"],
+        ),
         (
             "[[camera]]",
             '[[camera]]\nname = "door"\nsource = "b"\n[[camera]]',
@@ -76,7 +81,8 @@ def test_every_problem_is_told_at_once(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"), [("device = ", "not valid TOML"), ("\xff", "not valid TOML"), ("[a]\n[a]", "not valid TOML")]
+    ("text", "expected"),
+    [("device = ", "not valid TOML"), ("\xff", "not valid TOML"), ("[a]\n[a]", "not valid TOML")],
 )
 def test_bad_toml_says_where(tmp_path, text, expected):
     with pytest.raises(ConfigError, match=expected):

@@ -2,6 +2,7 @@ import threading
 from types import SimpleNamespace
 
 import pytest
+
 from tvau_edge.runtime.intake import Intake
 
 

@@ -1,0 +1,138 @@
+"""The paper's dialogue about one window: [P_V, P_An, P_Q] by embedding injection, turn after turn.
+
+The clip's prefix is evaluated once; each question and each answer is appended to the KV cache, so that later
+questions see the history (paper, multi-turn dialogue).
+"""
+
+import time
+import unicodedata
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tvau_edge.runtime.llama import LanguageModel
+from tvau_edge.runtime.manifest import Geometry, Language
+from tvau_edge.runtime.positions import text_positions, video_positions
+
+_YES, _NO = ("Yes", "yes", " Yes", " yes"), ("No", "no", " No", " no")
+_LONGEST = 400  # characters of an answer
+
+
+@dataclass(frozen=True, slots=True)
+class DialogueResult:
+    """What the language model said of a window.
+
+    Attributes:
+        answers: text by the question's key, in the order in which they were asked.
+        p_yes: probability of yes against no for the question `anomaly`, 0..1, from the model's own logits.
+        tokens: evaluated in all.
+        latency_ms: "prefill" of the clip until the first question's logits, "answers" for the rest.
+    """
+
+    answers: dict[str, str]
+    p_yes: float
+    tokens: int
+    latency_ms: dict[str, float]
+
+
+def context_needed(language: Language, geometry: Geometry, base_tokens: int) -> int:
+    """Tokens that a dialogue may need at most."""
+    rows, columns = geometry.merged_grid
+    clip = geometry.temporal_patches * rows * columns + (geometry.temporal_patches - 1) * (base_tokens + 10)
+    # A token has at least one byte of its text; ten more per turn for the template.
+    turns = sum(
+        len(question.text.encode()) + language.max_answer_tokens + 10 for question in language.questions
+    )
+    return clip + turns + len(language.system_prompt.encode()) + 32
+
+
+class Dialogue:
+    """Asks the questions of a manifest.
+
+    Args:
+        model: with a context of at least `context_needed`.
+        language: questions, system prompt, limits.
+        geometry: of the clip.
+    """
+
+    def __init__(self, model: LanguageModel, language: Language, geometry: Geometry) -> None:
+        self._model, self._language, self._geometry = model, language, geometry
+        self._end = model.tokenize("<|im_end|>", control=True)
+        self._assistant = self._end + self._control("\n<|im_start|>", "assistant\n")
+        self._user = self._control("\n<|im_start|>", "user\n")
+        self._head = [
+            *self._control("<|im_start|>", f"system\n{language.system_prompt}"),
+            *self._end,
+            *self._control("\n<|im_start|>", "user\n"),
+            *model.tokenize("<|vision_start|>", control=True),
+        ]
+        self._yes, self._no = self._first_tokens(_YES), self._first_tokens(_NO)
+
+    def _control(self, control: str, text: str) -> list[int]:
+        """Tokens of the template's own control text, then of text in which nothing is control."""
+        return self._model.tokenize(control, control=True) + self._model.tokenize(text)
+
+    def _first_tokens(self, words: tuple[str, ...]) -> list[int]:
+        return sorted({self._model.tokenize(word)[0] for word in words})
+
+    def run(self, p_v: NDArray[np.float32], p_an: NDArray[np.float32] | None) -> DialogueResult:
+        """Ask every question about a window.
+
+        Args:
+            p_v: [T', N, D].
+            p_an: [K, D], or None to ask without the anomaly encoder.
+
+        Raises:
+            LanguageModelError: widths do not fit, or the context is too small.
+        """
+        started = time.perf_counter()
+        self._evaluate_clip(p_v, p_an)
+        answers: dict[str, str] = {}
+        p_yes = float("nan")
+        prefilled = started
+        for number, question in enumerate(self._language.questions):
+            opening = self._user if number else []
+            self._model.evaluate_tokens(opening + self._model.tokenize(question.text) + self._assistant)
+            if number == 0:
+                prefilled = time.perf_counter()
+            if question.key == "anomaly":
+                p_yes = self._probability_of_yes(self._model.logits())
+            answers[question.key] = clean(self._answer())
+        finished = time.perf_counter()
+        latency = {"prefill": (prefilled - started) * 1e3, "answers": (finished - prefilled) * 1e3}
+        return DialogueResult(answers, p_yes, self._model.evaluated, latency)
+
+    def _evaluate_clip(self, p_v: NDArray[np.float32], p_an: NDArray[np.float32] | None) -> None:
+        model = self._model
+        model.clear()
+        model.evaluate_tokens(self._head)
+        positions = video_positions(
+            model.position, len(p_v), self._geometry, self._language.tokens_per_second
+        )
+        model.evaluate_embeddings(p_v.reshape(-1, p_v.shape[-1]), positions)
+        model.evaluate_tokens(model.tokenize("<|vision_end|>", control=True))
+        if p_an is not None:
+            model.evaluate_embeddings(p_an, text_positions(model.position, len(p_an)))
+
+    def _answer(self) -> str:
+        """Generate greedily until the answer ends; whatever was said ends with <|im_end|> in the cache."""
+        said: list[int] = []
+        for _ in range(self._language.max_answer_tokens):
+            token = int(self._model.logits().argmax())
+            if self._model.ends(token):
+                break
+            said.append(token)
+            self._model.evaluate_tokens([token])
+        self._model.evaluate_tokens(self._end)
+        return self._model.text(said)
+
+    def _probability_of_yes(self, logits: NDArray[np.float32]) -> float:
+        yes, no = np.logaddexp.reduce(logits[self._yes]), np.logaddexp.reduce(logits[self._no])
+        return float(1 / (1 + np.exp(np.clip(no - yes, -80, 80))))
+
+
+def clean(text: str) -> str:
+    """An answer fit for a message: one line, no control characters, of bounded length."""
+    printable = "".join(" " if unicodedata.category(c).startswith("C") else c for c in text)
+    return " ".join(printable.split())[:_LONGEST]

@@ -1,0 +1,217 @@
+"""llama.cpp through llama-cpp-python's low-level API: tokens and embeddings in, logits out (extra: llm).
+
+The one module that knows llama_cpp. People have asked llama-cpp-python for input embeddings since its issue 1757;
+here they are: a batch of embeddings with M-RoPE positions goes through the same `llama_decode` as tokens do.
+"""
+
+import ctypes
+import logging
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tvau_edge.runtime.errors import LanguageModelError
+from tvau_edge.runtime.extras import load
+
+log = logging.getLogger(__name__)
+
+ARCHITECTURE = "qwen2vl"
+_BATCH = 512  # tokens evaluated in one go
+_ERROR = 4  # GGML_LOG_LEVEL_ERROR
+_callback: Any = None  # held here: llama.cpp keeps only the pointer
+
+
+class LanguageModel:
+    """One GGUF and one sequence: what was evaluated so far stays in the KV cache.
+
+    Args:
+        path: of the GGUF, architecture qwen2vl.
+        context: tokens that the sequence may have.
+        threads: CPU threads; None leaves it to llama.cpp.
+        gpu_layers: layers on the GPU; -1 all of them.
+        exact_cache: keep keys and values in f32 instead of f16, at twice the memory.
+
+    Raises:
+        MissingExtraError: the extra `llm` is not installed.
+        LanguageModelError: the file is missing, damaged, or of another architecture; or memory is short.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        context: int,
+        threads: int | None = None,
+        gpu_layers: int = 0,
+        exact_cache: bool = False,
+    ) -> None:
+        self._api = load("llama_cpp", "the language model", "llm")
+        self._model = self._context = None
+        self._path = path
+        quiet(self._api)
+        if not path.is_file():
+            raise LanguageModelError(f"{path}: no such file")
+        settings = self._api.llama_model_default_params()
+        settings.n_gpu_layers = 999 if gpu_layers < 0 else gpu_layers
+        self._model = self._api.llama_model_load_from_file(str(path).encode(), settings)
+        if not self._model:
+            raise LanguageModelError(f"llama.cpp cannot load {path}: it is damaged, or memory is short")
+        architecture = self._meta("general.architecture")
+        if architecture != ARCHITECTURE:
+            self.close()
+            raise LanguageModelError(f"{path} holds architecture {architecture!r}, expected {ARCHITECTURE!r}")
+        self._vocabulary = self._api.llama_model_get_vocab(self._model)
+        self.tokens = int(self._api.llama_vocab_n_tokens(self._vocabulary))
+        self.width = int(self._api.llama_model_n_embd(self._model))
+        self.context = context
+        self._open_context(threads, exact_cache)
+        self.clear()
+
+    def _open_context(self, threads: int | None, exact_cache: bool) -> None:
+        settings = self._api.llama_context_default_params()
+        settings.n_ctx = self.context
+        settings.n_batch = settings.n_ubatch = min(_BATCH, self.context)
+        settings.no_perf = True
+        if threads:
+            settings.n_threads = settings.n_threads_batch = threads
+        if exact_cache:
+            settings.type_k = settings.type_v = self._api.GGML_TYPE_F32
+        self._context = self._api.llama_init_from_model(self._model, settings)
+        if not self._context:
+            self.close()
+            raise LanguageModelError(
+                f"{self._path}: no memory for a context of {self.context} tokens; a smaller GGUF type or window helps"
+            )
+
+    def __enter__(self) -> "LanguageModel":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free model and context."""
+        if self._context:
+            self._api.llama_free(self._context)
+        if self._model:
+            self._api.llama_model_free(self._model)
+        self._context = self._model = None
+
+    def clear(self) -> None:
+        """Forget the sequence."""
+        self._api.llama_memory_clear(self._api.llama_get_memory(self._context), True)
+        self.evaluated = 0
+        self.position = 0
+
+    def tokenize(self, text: str, *, control: bool = False) -> list[int]:
+        """Tokens of a text; without `control`, control tokens in it are plain text, as a stranger's must be."""
+        raw = text.encode()
+        room = len(raw) + 8
+        tokens = (self._api.llama_token * room)()
+        count = self._api.llama_tokenize(self._vocabulary, raw, len(raw), tokens, room, False, control)
+        if count < 0:
+            raise LanguageModelError(f"{self._path}: cannot tokenize a text of {len(raw)} bytes")
+        return list(tokens[:count])
+
+    def text(self, tokens: list[int]) -> str:
+        """The text of tokens; control tokens have none, broken UTF-8 is replaced."""
+        pieces = bytearray()
+        buffer = ctypes.create_string_buffer(256)
+        for token in tokens:
+            count = self._api.llama_token_to_piece(self._vocabulary, token, buffer, len(buffer), 0, False)
+            pieces += buffer.raw[: max(count, 0)]
+        return pieces.decode(errors="replace")
+
+    def ends(self, token: int) -> bool:
+        """Whether a token ends an answer."""
+        return bool(self._api.llama_vocab_is_eog(self._vocabulary, token))
+
+    def evaluate_tokens(self, tokens: list[int]) -> None:
+        """Evaluate text tokens at the positions that follow what was evaluated."""
+        for start in range(0, len(tokens), _BATCH):
+            chunk = tokens[start : start + _BATCH]
+            ids = (self._api.llama_token * len(chunk))(*chunk)
+            positions = np.arange(self.position, self.position + len(chunk), dtype=np.int32)
+            self._decode(len(chunk), positions, token=ids)
+            self.position += len(chunk)
+
+    def evaluate_embeddings(self, embeddings: NDArray[np.float32], positions: NDArray[np.int32]) -> None:
+        """Evaluate embeddings [n, D] at M-RoPE positions [n, 3]; text goes on after the largest of them.
+
+        Raises:
+            LanguageModelError: their width is not the model's, or the context is full.
+        """
+        count, width = embeddings.shape
+        if width != self.width:
+            raise LanguageModelError(
+                f"{self._path} has width {self.width}, the embeddings {width}: vision and language model are of "
+                "different checkpoints"
+            )
+        for start in range(0, count, _BATCH):
+            part = np.ascontiguousarray(embeddings[start : start + _BATCH], dtype=np.float32)
+            place = positions[start : start + _BATCH]
+            # llama.cpp's layout: all temporal positions, all rows, all columns, then an axis that Qwen leaves at 0.
+            flat = np.concatenate([place.T.reshape(-1), np.zeros(len(part))]).astype(np.int32)
+            self._decode(len(part), flat, embd=part.ctypes.data_as(ctypes.POINTER(ctypes.c_float)), keep=part)
+        self.position = int(positions.max()) + 1
+
+    def _decode(
+        self, count: int, positions: NDArray[np.int32], token: Any = None, embd: Any = None, keep: Any = None
+    ) -> None:
+        """Evaluate one batch; `keep` only holds memory alive that the batch points to."""
+        if self.evaluated + count > self.context:
+            raise LanguageModelError(
+                f"the dialogue needs more than the context of {self.context} tokens; a longer context or fewer "
+                "questions help"
+            )
+        api = self._api
+        sequence = (api.llama_seq_id * 1)(0)
+        pointer = ctypes.cast(sequence, ctypes.POINTER(api.llama_seq_id))
+        logits = (ctypes.c_int8 * count)(*([0] * (count - 1)), 1)
+        batch = api.llama_batch()
+        batch.n_tokens = count
+        if token is not None:
+            batch.token = token
+        else:
+            batch.embd = embd
+        batch.pos = positions.ctypes.data_as(ctypes.POINTER(api.llama_pos))
+        batch.n_seq_id = (ctypes.c_int32 * count)(*[1] * count)
+        batch.seq_id = (ctypes.POINTER(api.llama_seq_id) * count)(*[pointer] * count)
+        batch.logits = logits
+        status = api.llama_decode(self._context, batch)
+        if status != 0:
+            raise LanguageModelError(
+                f"{self._path}: llama.cpp failed to evaluate {count} tokens (status {status})"
+            )
+        self.evaluated += count
+
+    def logits(self) -> NDArray[np.float32]:
+        """Logits [tokens of the vocabulary] after the last token that was evaluated."""
+        pointer = self._api.llama_get_logits_ith(self._context, -1)
+        return np.ctypeslib.as_array(pointer, shape=(self.tokens,)).copy()
+
+    def _meta(self, key: str) -> str:
+        buffer = ctypes.create_string_buffer(256)
+        count = self._api.llama_model_meta_val_str(self._model, key.encode(), buffer, len(buffer))
+        return buffer.value.decode(errors="replace") if count >= 0 else ""
+
+
+def quiet(api: Any) -> None:
+    """Send llama.cpp's messages to our log instead of the terminal, once."""
+    global _callback
+    if _callback is not None:
+        return
+
+    def tell(level: int, text: bytes, _: ctypes.c_void_p) -> None:
+        message = text.decode(errors="replace").strip()
+        if message:
+            log.log(logging.WARNING if level == _ERROR else logging.DEBUG, "llama.cpp: %s", message)
+
+    _callback = api.llama_log_callback(tell)
+    api.llama_log_set(_callback, ctypes.c_void_p(0))
+    api.llama_backend_init()

@@ -148,7 +148,7 @@ class Checkpoint:
         if not (path / "tokenizer.json").is_file():
             raise CheckpointError(f"{path / 'tokenizer.json'}: no such file; a checkpoint needs it")
         files = TensorFiles.open_model(path)
-        model = TensorFiles({canonical(name): stored for name, stored in files.stored.items()})
+        model = TensorFiles(canonical_names(files.stored))
         check_shapes(model.stored, model_shapes(vision, text, tied), "config.json", path)
         tvau = TensorFiles.open(path / "tvau.safetensors")
         ahd, rae = check_decoders(path / "tvau.safetensors", tvau.stored, config, vision, text)
@@ -300,6 +300,19 @@ def read_model_config(file: Path, values: Mapping[str, Any]) -> tuple[VisionConf
     except (ValueError, TypeError, ArithmeticError) as error:
         raise CheckpointError(f"{file}: {error}") from error
     return *configs, bool(values.get("tie_word_embeddings") or text.get("tie_word_embeddings"))
+
+
+def canonical_names(stored: Mapping[str, Stored]) -> dict[str, Stored]:
+    """The same tensors under their canonical names; raises CheckpointError when two are the same one."""
+    renamed: dict[str, Stored] = {}
+    for entry in stored.values():
+        name = canonical(entry.name)
+        if name in renamed:
+            raise CheckpointError(
+                f"{entry.file}: '{entry.name}' and '{renamed[name].name}' are the same tensor"
+            )
+        renamed[name] = entry
+    return renamed
 
 
 def model_shapes(vision: VisionConfig, text: TextConfig, tied: bool) -> dict[str, Shape]:

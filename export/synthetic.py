@@ -109,7 +109,7 @@ def write_synthetic(
     tokenizer = write_tokenizer(folder)
     write_json(folder / "config.json", model_config(widths, tokenizer, dtype))
     generator = torch.Generator().manual_seed(seed)
-    shapes = {saved(n): s for n, s in model_shapes(widths.vision, widths.text, widths.tied).items()}
+    shapes = model_shapes(widths.vision, widths.text, widths.tied)
     shards = plan_shards(shapes, dtype, shard_bytes)
     places = {}
     for number, names in enumerate(shards, start=1):
@@ -229,13 +229,6 @@ def model_config(widths: Widths, tokenizer: Tokenizer, dtype: torch.dtype) -> di
     }
 
 
-def saved(name: str) -> str:
-    """A canonical tensor name as transformers 5 writes it."""
-    if name.startswith("visual."):
-        return f"model.{name}"
-    return f"model.language_model.{name.removeprefix('model.')}" if name.startswith("model.") else name
-
-
 def plan_shards(shapes: dict[str, Shape], dtype: torch.dtype, shard_bytes: int) -> list[list[str]]:
     """Cut the tensors, in order, into shards of at most `shard_bytes`; a larger tensor has one to itself."""
     names, sizes = list(shapes), [torch.Size(shape).numel() * dtype.itemsize for shape in shapes.values()]
@@ -263,9 +256,7 @@ def outlier_blocks(depth: int) -> range:
 
 def add_outliers(name: str, tensor: Tensor, depth: int) -> None:
     """Scale, in place, the gate and up rows of three MLP channels, if this tensor is one of a late block."""
-    late = tuple(
-        f"model.visual.blocks.{block}.mlp.{part}." for block in outlier_blocks(depth) for part in GATED
-    )
+    late = tuple(f"visual.blocks.{block}.mlp.{part}." for block in outlier_blocks(depth) for part in GATED)
     if name.startswith(late):
         channels = torch.linspace(1, tensor.shape[0] - 2, len(OUTLIERS)).long()
         for channel, scale in zip(channels.tolist(), OUTLIERS, strict=True):

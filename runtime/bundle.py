@@ -18,9 +18,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from tvau_edge.devices.host import disk_free
-from tvau_edge.runtime.config import explain
 from tvau_edge.runtime.errors import BundleError, DiskFullError
 from tvau_edge.runtime.manifest import SCHEMA, FileEntry, GraphFile, LanguageFile, Manifest
+from tvau_edge.runtime.problems import explain
 
 MANIFEST = "manifest.json"
 _CHUNK = 1 << 20
@@ -220,12 +220,12 @@ class BundleWriter:
             for path in sorted(self.folder.iterdir())
         }
         for name in files:
-            os.chmod(self.path(name), 0o644)
+            self.path(name).chmod(0o644)
             _sync(self.path(name))
         text = describe(files).model_dump_json(indent=2) + "\n"
         self.path(MANIFEST).write_text(text)
         _sync(self.path(MANIFEST))
-        os.chmod(self.folder, 0o755)
+        self.folder.chmod(0o755)  # mkdtemp makes it private; the runtime is often another user
         self._exchange()
         return Bundle.open(self.out, verify=False)
 

@@ -1,10 +1,8 @@
 """The site's configuration: one TOML file, typed once; its errors name file, key, value and what is allowed."""
 
-import difflib
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -19,6 +17,7 @@ from pydantic import (
 
 from tvau_edge.runtime.broker_config import BrokerConfig
 from tvau_edge.runtime.errors import ConfigError
+from tvau_edge.runtime.problems import explain
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -198,36 +197,3 @@ def parse_config(table: dict[str, Any], where: str) -> SiteConfig:
 
 def _beside(folder: Path, source: str) -> str:
     return source if "://" in source or source.startswith("/") else str(folder / source)
-
-
-def explain(error: ValidationError, model: type[BaseModel]) -> Iterator[str]:
-    """Say each problem of a `ValidationError` in one line: key, what is wrong, the value, the nearest known key."""
-    for problem in error.errors(include_url=False):
-        location = problem["loc"]
-        key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
-        message = problem["msg"].removeprefix("Value error, ")
-        if problem["type"] == "extra_forbidden":
-            known = _known_keys(model, location[:-1])
-            near = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
-            hint = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(sorted(known))}"
-            yield f"{key}: unknown key; {hint}"
-        elif problem["type"] == "missing":
-            yield f"{key}: is missing"
-        elif isinstance(problem["input"], (str, int, float, bool)) and "password" not in key:
-            yield f"{key} = {problem['input']!r}: {message}"
-        else:
-            yield f"{key}: {message}" if key else message
-
-
-def _known_keys(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    """The keys of the table at `location` below `model`."""
-    for part in location:
-        if isinstance(part, int):
-            continue
-        annotation = model.model_fields[part].annotation if part in model.model_fields else None
-        candidates = [annotation, *get_args(annotation)]
-        tables = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
-        if not tables:
-            return []
-        model = tables[0]
-    return [field.alias or name for name, field in model.model_fields.items()]

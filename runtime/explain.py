@@ -12,7 +12,7 @@ import numpy as np
 
 from tvau_edge.runtime.dialogue import Dialogue, DialogueResult
 from tvau_edge.runtime.errors import TvauError
-from tvau_edge.runtime.rae import RaeBackend
+from tvau_edge.runtime.rae import Rae
 from tvau_edge.runtime.trigger import Window
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class Explainer:
     """
 
     def __init__(
-        self, rae: RaeBackend, dialogue: Dialogue, publish: Callable[[Explanation], None], waiting: int = 8
+        self, rae: Rae, dialogue: Dialogue, publish: Callable[[Explanation], None], waiting: int = 8
     ) -> None:
         self._rae, self._dialogue, self._publish = rae, dialogue, publish
         self._limit = waiting
@@ -86,7 +86,7 @@ class Explainer:
             try:
                 self._publish(self._explain(event, window, since))
             except TvauError as error:
-                log.error("event %s is not explained: %s", event, error)
+                log.error("event %s is not explained: %s", event, error)  # noqa: TRY400 (the message tells all)
 
     def _explain(self, event: UUID, window: Window, since: float) -> Explanation:
         waited = time.monotonic() - since

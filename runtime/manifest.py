@@ -170,6 +170,7 @@ class Provenance(Part):
     checkpoint: str
     checkpoint_sha256: Annotated[Sha256, Field(description="over the checkpoint's files, names and contents")]
     description: str = ""
+    options_sha256: Annotated[str, Field(description="over the options and frames of the export")] = ""
     versions: Annotated[dict[str, str], Field(description="library -> version used at export")] = {}
 
 

@@ -26,6 +26,9 @@ class StreamingMemory:
     |---|---|---|---|---|---|
     | 7B | 2.92 | 1.07 | 3.27 | 3.27 | 30.46 |
     | 3B | 2.84 | 0.35 | 1.87 | 2.84 | 12.34 |
+
+    Measured on synthetic checkpoints of these widths (32 vision blocks, 2 language layers), the resident set rose
+    by 0.05 to 0.10 GB more than these figures while weights were read.
     """
 
     vision: int  # tower and AHD in float32, and the tensor being read

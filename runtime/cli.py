@@ -21,7 +21,7 @@ def missing_extra(verb: EntryPoint) -> str | None:
 
 
 def build_app() -> typer.Typer:
-    """Build the command from the registered verbs; one whose extra is missing is hidden and says so when asked."""
+    """Build the command from the registered verbs; one whose extra is missing is hidden, and says so when asked."""
     app = typer.Typer(
         name="tvau",
         help="Text-guided video anomaly understanding on edge devices.",

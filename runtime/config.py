@@ -144,12 +144,15 @@ class SiteConfig(Table):
         return self
 
 
-def load_config(path: Path, overrides: dict[str, Any] | None = None) -> SiteConfig:
+def load_config(
+    path: Path, overrides: dict[str, Any] | None = None, tables: dict[str, dict[str, Any]] | None = None
+) -> SiteConfig:
     """Read a site's configuration.
 
     Args:
         path: the TOML file. Relative paths in it are relative to its folder.
         overrides: top-level values that replace the file's (from the command line).
+        tables: keys that replace those of the file's tables.
 
     Raises:
         ConfigError: the file cannot be read, is no TOML, or has a wrong key or value.
@@ -164,7 +167,11 @@ def load_config(path: Path, overrides: dict[str, Any] | None = None) -> SiteConf
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from error
-    config = parse_config({**table, **(overrides or {})}, str(path))
+    table |= overrides or {}
+    for name, keys in (tables or {}).items():
+        if keys and isinstance(table.get(name, {}), dict):
+            table[name] = {**table.get(name, {}), **keys}
+    config = parse_config(table, str(path))
     folder = path.parent
     return config.model_copy(
         update={

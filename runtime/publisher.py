@@ -165,7 +165,9 @@ class Publisher:
                 # Something to send wakes us through the outbox, an acknowledgement by its event.
                 (self._acknowledged if in_flight else self._outbox).wait(0.2)
 
-    def _on_publish(self, client: mqtt.Client, data: Any, mid: int, reason: ReasonCode, properties: Any) -> None:
+    def _on_publish(
+        self, client: mqtt.Client, data: Any, mid: int, reason: ReasonCode, properties: Any
+    ) -> None:
         if reason.is_failure:
             log.error("broker %s refused a message for good: %s", self._config.address, reason)
         self._acknowledged.set()

@@ -85,7 +85,7 @@ class Source:
     ) -> None:
         self.camera = camera
         self.name = redact(address)
-        self.live = address.startswith(_LIVE) or address.startswith("/dev/")
+        self.live = self.is_live(address)
         self.broken = 0
         self._image_rate = image_rate
         self._stall_seconds = stall_seconds
@@ -102,6 +102,11 @@ class Source:
         if not self._container.streams.video:
             self._container.close()
             raise SourceError(f"camera {camera}: {self.name} has no video stream")
+
+    @staticmethod
+    def is_live(address: str) -> bool:
+        """Whether an address is a camera or a stream, which cannot be read a second time."""
+        return address.startswith((*_LIVE, "/dev/"))
 
     def __enter__(self) -> "Source":
         return self

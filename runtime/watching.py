@@ -1,0 +1,222 @@
+"""The verb `tvau run`: opens everything that a configuration names, watches, and tells what came of it."""
+
+import json
+import logging
+import signal
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from tvau_edge.devices.host import usable_cores
+from tvau_edge.runtime.broker_config import parse_broker
+from tvau_edge.runtime.bundle import Bundle
+from tvau_edge.runtime.config import SiteConfig, load_config, parse_config
+from tvau_edge.runtime.dialogue import Dialogue, context_needed
+from tvau_edge.runtime.errors import ConfigError, LanguageModelError, MissingExtraError
+from tvau_edge.runtime.explain import Explainer, Explanation
+from tvau_edge.runtime.extras import require
+from tvau_edge.runtime.llama import LanguageModel
+from tvau_edge.runtime.outbox import Outbox
+from tvau_edge.runtime.overlay import Overlay, contact_sheet, record
+from tvau_edge.runtime.pipeline import Pipeline, Summary
+from tvau_edge.runtime.publisher import Publisher
+from tvau_edge.runtime.rae import Rae
+from tvau_edge.runtime.source import Source
+from tvau_edge.runtime.vision import Vision
+
+log = logging.getLogger(__name__)
+console = Console(stderr=True)
+
+
+def run_verb(
+    config: Annotated[Path | None, typer.Option(help="The site's configuration, a TOML file.")] = None,
+    bundle: Annotated[Path | None, typer.Option(help="Folder of the bundle.")] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(help="A video, folder of images, /dev/video0 or rtsp://… instead of a file's cameras."),
+    ] = None,
+    broker: Annotated[str | None, typer.Option(help="host[:port], mqtt://… or mqtts://….")] = None,
+    mqtt: Annotated[str | None, typer.Option(help="Version of MQTT: 5 or 3.1.1.")] = None,
+    camera: Annotated[str, typer.Option(help="Name of the camera of --source.")] = "camera",
+    backend: Annotated[str | None, typer.Option(help="auto, onnxruntime or openvino.")] = None,
+    precision: Annotated[str | None, typer.Option(help="auto, fp32 or int8.")] = None,
+    llm: Annotated[str | None, typer.Option(help="Explain events: auto, on or off.")] = None,
+    upscale: Annotated[bool, typer.Option(help="Allow a video smaller than the model's input.")] = False,
+    recording: Annotated[
+        Path | None, typer.Option("--record", help="Draw what was seen over the video into this .mp4.")
+    ] = None,
+    sheet: Annotated[
+        Path | None, typer.Option(help="Write a contact sheet of heatmaps into this .png.")
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the summary here.")] = None,
+) -> None:
+    """Watch cameras or files and publish verdicts over MQTT."""
+    site = configure(
+        config,
+        {
+            "bundle": bundle,
+            "source": source,
+            "broker": broker,
+            "mqtt": mqtt,
+            "camera": camera,
+            "upscale": upscale,
+        },
+        {"backend": backend, "precision": precision},
+        llm,
+    )
+    if recording or sheet:
+        require("--record" if recording else "--sheet", ["record"])
+        if len(site.camera) != 1 or Source.is_live(site.camera[0].source):
+            raise ConfigError(
+                "--record and --sheet read the video a second time: they work with one file or folder, not with "
+                "several cameras or a live one"
+            )
+    summary, pipeline = watch(site)
+    if recording or sheet:
+        settings = site.camera[0]
+        overlay = Overlay(pipeline.timelines[settings.name], pipeline.thresholds.close)
+        for path, write in ((recording, record), (sheet, contact_sheet)):
+            if path is not None:
+                with Source(settings.source, settings.name, image_rate=settings.image_rate) as again:
+                    write(again, overlay, path)
+                console.print(f"{path} written", highlight=False)
+    tell(summary)
+    if json_file:
+        json_file.write_text(json.dumps(asdict(summary), indent=2) + "\n")
+
+
+def configure(
+    file: Path | None, options: dict[str, Any], vision: dict[str, str | None], language: str | None
+) -> SiteConfig:
+    """Put together the configuration from a file and the command line, which wins.
+
+    Raises:
+        ConfigError: a value is wrong, or something that is needed is given nowhere.
+    """
+    overrides: dict[str, Any] = {}
+    if options["bundle"] is not None:
+        overrides["bundle"] = options["bundle"].absolute()
+    if options["source"] is not None:
+        source = options["source"]
+        if "://" not in source and not source.startswith("/dev/"):
+            source = str(Path(source).absolute())
+        overrides["camera"] = [{"name": options["camera"], "source": source, "upscale": options["upscale"]}]
+    tables: dict[str, dict[str, Any]] = {
+        "broker": parse_broker(options["broker"]) if options["broker"] is not None else {},
+        "vision": {key: value for key, value in vision.items() if value is not None},
+        "language": {"enabled": language} if language is not None else {},
+    }
+    if options["mqtt"] is not None:
+        tables["broker"]["protocol"] = options["mqtt"]
+    if file is not None:
+        return load_config(file, overrides, tables)
+    if "bundle" not in overrides or "camera" not in overrides:
+        raise ConfigError(
+            "give --config FILE, or --bundle DIR and --source VIDEO; `tvau run --help` tells more"
+        )
+    # Without a site there is no place for an outbox that outlives the run.
+    folder = Path(tempfile.mkdtemp(prefix="tvau-"))
+    return parse_config({**tables, **overrides, "outbox": {"path": folder / "outbox.db"}}, "command line")
+
+
+def watch(site: SiteConfig) -> tuple[Summary, Pipeline]:
+    """Open what a configuration names and watch until the sources end or a signal comes.
+
+    Raises:
+        TvauError: something cannot be opened; says what, and what to do.
+    """
+    with ExitStack() as stack:
+        with console.status("opening the bundle"):
+            bundle = Bundle.open(site.bundle)
+            vision = Vision.open(bundle, site.vision.backend, site.vision.precision, site.vision.threads)
+            stack.callback(vision.close)
+            explainer, kind = open_language(site, bundle, stack)
+        outbox = Outbox(site.outbox.path, site.outbox.max_bytes, site.outbox.max_age_seconds)
+        stack.callback(outbox.close)
+        publisher = Publisher(site.broker, site.device, outbox)
+        publisher.start()
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+        progress = stack.enter_context(
+            Progress(*columns, console=console, transient=True, refresh_per_second=4)
+        )
+        tasks = {camera.name: progress.add_task(camera.name) for camera in site.camera}
+
+        def show(camera: str, pts: float) -> None:
+            progress.update(tasks[camera], description=f"{camera} at {pts:.1f} s")
+
+        pipeline = Pipeline(site, bundle, vision, publisher, explainer, kind, show)
+        _stop_on_signals(pipeline, stack)
+        try:
+            summary = pipeline.run()
+        finally:
+            left = publisher.stop()
+            if left:
+                console.print(f"{left} messages were not delivered; they wait in {site.outbox.path}")
+        return summary, pipeline
+
+
+def open_language(
+    site: SiteConfig, bundle: Bundle, stack: ExitStack
+) -> tuple[Callable[[Callable[[Explanation], None]], Explainer] | None, str | None]:
+    """Load the language model and RAE, unless they are off, absent, or too big and not insisted upon.
+
+    Returns:
+        What makes the explainer, and the GGUF type; both None when verdicts go without text.
+    """
+    wanted = site.language.enabled
+    if wanted == "off":
+        return None, None
+    file = bundle.language(site.language.type)
+    language = bundle.manifest.language
+    if file is None or language is None:
+        if wanted == "on":
+            raise ConfigError(
+                f"language.enabled is 'on', but {bundle.path} has no language model; export with --llm"
+            )
+        return None, None
+    manifest = bundle.manifest
+    try:
+        model = LanguageModel(
+            bundle.file(file.file),
+            context=context_needed(language, manifest.geometry, manifest.base_tokens),
+            threads=site.language.threads or usable_cores(),
+            gpu_layers=site.language.gpu_layers,
+        )
+    except (MissingExtraError, LanguageModelError) as error:
+        if wanted == "on":
+            raise
+        console.print(f"verdicts go without text: {error}", highlight=False)
+        return None, None
+    stack.callback(model.close)
+    rae = Rae.open(bundle, site.vision.backend, site.vision.threads)
+    stack.callback(rae.close)
+    dialogue = Dialogue(model, language, manifest.geometry)
+    return lambda publish: Explainer(rae, dialogue, publish), file.type
+
+
+def _stop_on_signals(pipeline: Pipeline, stack: ExitStack) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        before = signal.signal(number, lambda *_: pipeline.stop())
+        stack.callback(signal.signal, number, before)
+
+
+def tell(summary: Summary) -> None:
+    """Say in a few lines what came of a run."""
+    for camera in summary.cameras:
+        console.print(
+            f"{camera.camera}: {camera.patches} temporal patches, {camera.dropped} dropped, {camera.events} events",
+            highlight=False,
+        )
+    memory = f", peak memory {summary.peak_memory / 1e6:.0f} MB" if summary.peak_memory else ""
+    console.print(
+        f"{summary.verdicts} verdicts, {summary.explained} events explained, vision {summary.vision_ms:.1f} ms per "
+        f"temporal patch{memory}",
+        highlight=False,
+    )

@@ -5,6 +5,7 @@ point, y upwards. Each shape goes to the picture and, under the actor's number, 
 """
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Literal
 
 import cv2
@@ -115,7 +116,7 @@ class Brush:
         """Draw a line of `width` metres with round joints through `points`."""
         pixels = self._pixels(points)
         thick = max(1, round(width * self.scale))
-        for a, b in zip(pixels, pixels[1:], strict=False):
+        for a, b in pairwise(pixels):
             cv2.line(self.canvas.image, a.tolist(), b.tolist(), colour, thick, cv2.LINE_AA, 4)
             cv2.line(self.canvas.objects, a.tolist(), b.tolist(), self.number, thick, cv2.LINE_8, 4)
 

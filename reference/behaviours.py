@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+
 from tvau_edge.reference.actors import Kind, Looks, Posture
 from tvau_edge.reference.scene import Layout
 

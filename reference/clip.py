@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
 from tvau_edge.reference.actors import Brush, Canvas, Looks, draw_actor
 from tvau_edge.reference.behaviours import ABNORMAL, Actor, State, abnormal_actors, normal_actor
 from tvau_edge.reference.scene import (
@@ -150,6 +151,6 @@ def _seen(mask: NDArray[np.uint8], states: dict[int, State]) -> Iterator[Seen]:
 
 
 def cell_name(box: tuple[int, int, int, int]) -> str:
-    """Name the ninth of the picture that the middle of a box lies in: "upper left", "center", …"""
+    """Name the ninth of the picture that the middle of a box lies in: "upper left", "center" and so on."""
     x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
     return _CELLS[min(2, int(3 * y / HEIGHT))][min(2, int(3 * x / WIDTH))]

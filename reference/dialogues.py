@@ -8,6 +8,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 from transformers import Qwen2_5_VLForConditionalGeneration
+
 from tvau_edge.export.model.rae import RegionAwareEncoder
 from tvau_edge.reference.miniature import Sequences
 from tvau_edge.reference.narration import QUESTIONS

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
 from tvau_edge.export.model.ahd import ABNORMAL, AnomalyHeatmapDecoder
 from tvau_edge.export.model.vision import VisionTower
 from tvau_edge.reference.progress import Course

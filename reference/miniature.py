@@ -8,6 +8,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
 from tvau_edge.export.model.ahd import AHDConfig, AnomalyHeatmapDecoder
 from tvau_edge.export.model.rae import RAEConfig, RegionAwareEncoder
 from tvau_edge.export.model.vision import VisionConfig, VisionTower
@@ -95,7 +96,12 @@ class Networks:
 
 @dataclass(frozen=True)
 class Turns:
-    """One dialogue as tokens: ids [L] after <|vision_end|> (and P_An), labels [L] with `IGNORE` where nothing is learned."""
+    """One dialogue as tokens.
+
+    Attributes:
+        ids: [L], what follows <|vision_end|> and P_An.
+        labels: [L], `IGNORE` where nothing is learned.
+    """
 
     ids: list[int]
     labels: list[int]

@@ -56,7 +56,7 @@ def tracks(clip: Clip, frames: Sequence[DrawnFrame]) -> list[Track]:
 
 
 def narrate(found: Sequence[Track], most: int = 4) -> str:
-    """Tell what the largest objects do: "A person in a red jacket and blue trousers is walking …"""
+    """Tell what the largest objects do: "A person in a red jacket and so on is walking."""
     if not found:
         return "The street is empty."
     return " ".join(f"{_sentence(_describe(track))}" for track in found[:most])

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import Qwen2_5_VLForConditionalGeneration
+
 from tvau_edge.export.model.vision import VisionTower
 from tvau_edge.reference.miniature import IGNORE, Sequences
 from tvau_edge.reference.narration import NARRATE

@@ -37,9 +37,13 @@ class Course:
     def steps(self, name: str) -> Iterator[int]:
         """Count the steps, shown as a bar with the mean loss of the last hundred."""
         columns = (
-            TextColumn("{task.description:>10}"), BarColumn(), MofNCompleteColumn(), TextColumn("loss {task.fields[loss]}"),
-            TimeElapsedColumn(), TimeRemainingColumn(),
-        )  # fmt: skip
+            TextColumn("{task.description:>10}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("loss {task.fields[loss]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
         torch.manual_seed(self.seed)
         with Progress(*columns, refresh_per_second=1) as progress:
             task = progress.add_task(name, total=self.length, loss="-")
@@ -47,9 +51,10 @@ class Course:
                 self._step = step
                 yield step
                 progress.update(task, advance=1, loss=f"{np.mean(self.losses[-100:]):.3f}")
+                # A bar shows nothing in a log file; there, a line now and then does.
                 if step % 100 == 99 and not progress.console.is_terminal:
-                    print(
-                        f"{name} {step + 1}/{self.length} loss {np.mean(self.losses[-100:]):.3f}", flush=True
+                    progress.console.print(
+                        f"{name} {step + 1}/{self.length} loss {np.mean(self.losses[-100:]):.3f}"
                     )
 
     def optimizer(self, parameters: Sequence[Tensor], rate: float) -> torch.optim.AdamW:

@@ -12,6 +12,8 @@ import av
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from tvau_edge.devices.errors import TvauError
 from tvau_edge.reference.actors import COLOURS, TROUSERS, Kind, Posture
 from tvau_edge.reference.behaviours import ABNORMAL
 from tvau_edge.reference.clip import FRAMES_PER_SECOND, Clip, DrawnFrame
@@ -19,6 +21,7 @@ from tvau_edge.reference.narration import MIN_AREA, answers, is_abnormal, narrat
 from tvau_edge.runtime.manifest import Geometry
 
 GEOMETRY = Geometry(width=252, height=140, frames_per_second=4.0, temporal_patches=8)
+SPLITS = {"train": 0, "validation": 100_000, "test": 1_000_000}  # the first seed of each
 EVERY = round(FRAMES_PER_SECOND / GEOMETRY.frames_per_second)
 
 KINDS: tuple[str, ...] = ("none", *get_args(Kind))
@@ -96,6 +99,17 @@ def make_sample(seed: int, anomaly: str | None) -> Sample:
         labels=np.array([_abnormal_area(pair[1]) >= MIN_AREA for pair in pairs]),
         windows=tuple(_window(clip, drawn, start, window) for start in range(0, count - window + 1, 2)),
     )
+
+
+def first_seed(split: str) -> int:
+    """The first seed of a split; splits never meet.
+
+    Raises:
+        TvauError: the split is unknown.
+    """
+    if split not in SPLITS:
+        raise TvauError(f"--split {split}: unknown; known: {', '.join(SPLITS)}")
+    return SPLITS[split]
 
 
 def anomaly_of(seed: int) -> str | None:

@@ -20,6 +20,7 @@ from rich.progress import track
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
+
 from tvau_edge.reference import dialogues, heatmaps, pretrain
 from tvau_edge.reference.miniature import Networks, Sequences
 from tvau_edge.reference.narration import NARRATE, QUESTIONS, SYSTEM_PROMPT
@@ -30,7 +31,6 @@ from tvau_edge.reference.tokenizer import train_tokenizer
 from tvau_edge.reference.written import write_checkpoint
 
 console = Console()
-VALIDATION = 100_000  # seeds from here on are never trained on
 STEPS = {"tower": 1200, "narration": 1000, "ahd": 250, "dialogue": 900}
 
 
@@ -81,9 +81,7 @@ def class_features(networks: Networks, sequences: Sequences) -> Tensor:
     return torch.stack(rows)
 
 
-def train_all(
-    work: Path, cache: Path, clips: int, seed: int, steps: dict[str, int]
-) -> tuple[Networks, Tokenizer]:
+def train_all(work: Path, cache: Path, clips: int, seed: int, steps: dict[str, int]) -> Networks:
     """Run every stage that has no file in `work` yet."""
     work.mkdir(parents=True, exist_ok=True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -135,7 +133,7 @@ def train_all(
 
     adapted = {"rae": networks.rae, "lora": language}
     stage(work, "dialogue", adapted, converse, course("dialogue"))
-    return networks, tokenizer
+    return networks
 
 
 def texts(drawn: Sequence[Sample]) -> list[str]:
@@ -167,7 +165,7 @@ def main(
 ) -> None:
     """Train every stage and write the checkpoint."""
     steps = {name: max(2, round(count * quick)) for name, count in STEPS.items()}
-    networks, tokenizer = train_all(work, work / "clips", clips, seed, steps)
+    networks = train_all(work, work / "clips", clips, seed, steps)
     write_checkpoint(out, networks, work)
     console.print(f"checkpoint written to {out}")
 

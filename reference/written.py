@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+
 from tvau_edge.reference.miniature import BASE_TOKENS, TAPS, Networks
 from tvau_edge.reference.narration import QUESTIONS, SYSTEM_PROMPT
 from tvau_edge.reference.prompts import CLASS_PROMPTS

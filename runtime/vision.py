@@ -41,9 +41,10 @@ class Graph(Protocol):
 
 # Back ends by the name in the manifest, the preferred one first: how to load one, and the extra it needs.
 BACKENDS: dict[str, tuple[Callable[[str, int | None], Graph], str | None]] = {
-    "openvino": (OpenVinoGraph, "openvino"),
     "onnxruntime": (OnnxGraph, None),
+    "openvino": (OpenVinoGraph, "openvino"),
 }
+PRECISIONS = ("int8", "fp16", "fp32")  # the preferred one first; export holds each to the checkpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,7 @@ class Vision:
         Args:
             bundle: verified.
             backend: a name in `BACKENDS`, or "auto": the first that is installed and in the bundle.
-            precision: fp32, fp16, int8, or "auto": the first that the bundle has for the back end.
+            precision: fp32, fp16, int8, or "auto": the first of `PRECISIONS` that the bundle has.
             threads: CPU threads; None leaves it to the back end.
 
         Raises:
@@ -146,6 +147,7 @@ def choose_graph(graphs: Sequence[GraphFile], backend: str, precision: str) -> G
     for name in wanted:
         _, extra = BACKENDS[name]
         fitting = [g for g in graphs if g.backend == name and precision in ("auto", g.precision)]
+        fitting.sort(key=lambda graph: PRECISIONS.index(graph.precision))
         if fitting and (backend != "auto" or extra is None or installed(extra)):
             return fitting[0]
     there = ", ".join(sorted(f"{g.backend} {g.precision}" for g in graphs))

@@ -122,7 +122,9 @@ KEYS = st.sampled_from([*SiteConfig.model_fields, "cameras", ""])
 @settings(max_examples=300, deadline=None)
 @given(st.dictionaries(KEYS, JSON, max_size=6))
 def test_any_table_is_a_configuration_or_a_config_error(table):
+    problem = None
     try:
         parse_config(table, "any")
     except ConfigError as error:
-        assert all(line.startswith("any: ") for line in str(error).splitlines() if line)
+        problem = str(error)
+    assert problem is None or problem.startswith("any: ")

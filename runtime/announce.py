@@ -13,12 +13,6 @@ from tvau_edge.runtime.trigger import EventUpdate
 from tvau_edge.runtime.verdict import Model, Prompts, Region, Verdict, at, uuid7
 
 _REMEMBERED = 64  # ended events that may still be explained
-_FIELDS = {
-    "target": "target",
-    "motion": "motion",
-    "from": "from_",
-    "to": "to",
-}  # question -> field of the verdict
 
 
 @dataclass(slots=True)
@@ -83,7 +77,6 @@ class Announcer:
         newest = news.newest
         answers = event.explanation.result.answers if event.explanation else {}
         p_yes = event.explanation.result.p_yes if event.explanation else None
-        fields = {name: answers[key] for key, name in _FIELDS.items() if key in answers}
         verdict = Verdict(
             id=uuid7(),
             event=news.event,
@@ -97,7 +90,10 @@ class Announcer:
             score=news.peak,
             anomaly=self.judge(p_yes),
             p_yes=p_yes,
-            **fields,
+            target=answers.get("target"),
+            motion=answers.get("motion"),
+            from_=answers.get("from"),
+            to=answers.get("to"),
             explanation=" ".join(answers.values()) or None,
             regions=[
                 Region(box=region.box, score=region.score, name=region.name)

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 from uuid import UUID
 
 from tvau_edge.devices.host import peak_memory
@@ -65,7 +66,7 @@ class Summary:
     peak_memory: int | None
 
 
-class Sink:
+class Sink(Protocol):
     """Where a pipeline's messages go; `Publisher` is one."""
 
     def publish_verdict(self, verdict: Verdict) -> None:
@@ -215,8 +216,9 @@ class Pipeline:
                 if isinstance(frames, LatestFrames):
                     frames.close()
         except SourceError as error:
-            log.error("%s", error)  # noqa: TRY400 (the message tells all)
             camera.error = error
+            if len(self._cameras) > 1:  # else it is told when the run ends, which is now
+                log.error("%s", error)  # noqa: TRY400 (the message tells all)
         finally:
             self._intake.end(config.name)
 
@@ -268,8 +270,12 @@ class Pipeline:
         if camera.event == camera.shown and now - camera.told < _STATE_SECONDS:
             return
         camera.told, camera.shown = now, camera.event
-        anomaly = "ON" if camera.event else "OFF"
-        state = State(anomaly=anomaly, score=evidence.score, event=camera.event, time=at(evidence.time))
+        state = State(
+            anomaly="ON" if camera.event else "OFF",
+            score=evidence.score,
+            event=camera.event,
+            time=at(evidence.time),
+        )
         self._sink.publish_state(camera.config.name, state)
 
     def _summary(self, seconds: float) -> Summary:

@@ -57,7 +57,6 @@ class Publisher:
             CallbackAPIVersion.VERSION2,
             client_id=self._config.client_id or f"tvau-{self._device}",
             protocol=mqtt.MQTTv5 if five else mqtt.MQTTv311,
-            **({} if five else {"clean_session": True}),
         )
         password = self._config.password()
         if self._config.username is not None:
@@ -203,7 +202,7 @@ class Publisher:
     def _properties(self, content_type: str) -> Properties | None:
         if self._config.protocol != "5":
             return None
-        properties = Properties(PacketTypes.PUBLISH)
+        properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
         properties.ContentType = content_type
         return properties
 

@@ -56,11 +56,12 @@ class Frame:
     @property
     def image(self) -> NDArray[np.uint8]:
         """The frame as [H, W, 3] uint8 RGB."""
-        return self.picture.to_ndarray(format="rgb24")
+        return np.asarray(self.picture.to_ndarray(format="rgb24"), dtype=np.uint8)
 
     def scaled(self, width: int, height: int) -> NDArray[np.uint8]:
         """The frame scaled to [height, width, 3] uint8 RGB, bicubic."""
-        return self.picture.reformat(width, height, "rgb24", interpolation=_BICUBIC).to_ndarray()
+        scaled = self.picture.reformat(width, height, "rgb24", interpolation=_BICUBIC)
+        return np.asarray(scaled.to_ndarray(), dtype=np.uint8)
 
 
 class Source:

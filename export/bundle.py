@@ -34,6 +34,7 @@ from tvau_edge.runtime.manifest import (
     Normalization,
     Provenance,
 )
+from tvau_edge.runtime.positions import moments_differ
 
 BACKENDS = ("onnxruntime", "openvino")
 _LIBRARIES = ("torch", "onnx", "onnxruntime", "openvino", "gguf", "llama-cpp-python", "tvau-edge")
@@ -117,6 +118,13 @@ def export_bundle(
     steps.begin("reading checkpoint")
     checkpoint = Checkpoint.open(checkpoint_path)
     geometry = _geometry(checkpoint, options)
+    tokens_per_second = checkpoint.vision.tokens_per_second
+    if options.language and not moments_differ(geometry, tokens_per_second):
+        raise ExportError(
+            f"{checkpoint_path}: at {geometry.frames_per_second:g} frames per second and {tokens_per_second:g} "
+            "positions per second (tokens_per_second), temporal patches share a position, which llama.cpp cannot "
+            "evaluate; --llm none exports the rest"
+        )
     provenance = Provenance(
         checkpoint=checkpoint.config.name,
         checkpoint_sha256=checkpoint.sha256(),

@@ -39,7 +39,7 @@ def write_gguf(
         advance: told of progress as (tensors written, tensors in all).
 
     Raises:
-        CheckpointError: the tokenizer is no byte-level BPE, or a weight leaves the range of f16.
+        CheckpointError: the tokenizer is no byte-level BPE of Qwen's form, or a weight leaves the range of f16.
     """
     ggml, file_type, dtype = _TYPES[kind]
     names = [name for name in checkpoint.names() if not name.startswith("visual.")]
@@ -113,6 +113,8 @@ def _add_tokenizer(writer: gguf.GGUFWriter, checkpoint: Checkpoint) -> None:
     size = checkpoint.text.vocab_size
     if max(ids.values()) >= size:
         raise CheckpointError(f"{file}: token {max(ids.values())} is beyond the model's vocabulary of {size}")
+    if "<|im_end|>" not in ids:
+        raise CheckpointError(f"{file}: it has no token <|im_end|>, which ends a turn of Qwen2.5's dialogues")
     # The embedding of a published Qwen is longer than its vocabulary; what nobody can say has a name all the same.
     tokens = [f"[PAD{index}]" for index in range(size)]
     kinds = [gguf.TokenType.UNUSED] * size

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tvau_edge.runtime.errors import LanguageModelError
 from tvau_edge.runtime.llama import LanguageModel
 from tvau_edge.runtime.manifest import Geometry, Language
-from tvau_edge.runtime.positions import text_positions, video_positions
+from tvau_edge.runtime.positions import moments_differ, text_positions, video_positions
 
 _YES, _NO = ("Yes", "yes", " Yes", " yes"), ("No", "no", " No", " no")
 _LONGEST = 400  # characters of an answer
@@ -54,9 +55,18 @@ class Dialogue:
         model: with a context of at least `context_needed`.
         language: questions, system prompt, limits.
         geometry: of the clip.
+
+    Raises:
+        LanguageModelError: the clip's temporal patches lie too close for llama.cpp.
     """
 
     def __init__(self, model: LanguageModel, language: Language, geometry: Geometry) -> None:
+        if not moments_differ(geometry, language.tokens_per_second):
+            raise LanguageModelError(
+                f"at {geometry.frames_per_second:g} frames per second and {language.tokens_per_second:g} positions "
+                "per second, temporal patches share a position, which llama.cpp cannot evaluate; export the "
+                "checkpoint without a language model (--llm none)"
+            )
         self._model, self._language, self._geometry = model, language, geometry
         self._end = model.tokenize("<|im_end|>", control=True)
         self._assistant = self._end + self._control("\n<|im_start|>", "assistant\n")

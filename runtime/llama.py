@@ -6,6 +6,7 @@ here they are: a batch of embeddings with M-RoPE positions goes through the same
 
 import ctypes
 import logging
+import unicodedata
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -32,7 +33,8 @@ class LanguageModel:
         context: tokens that the sequence may have.
         threads: CPU threads; None leaves it to llama.cpp.
         gpu_layers: layers on the GPU; -1 all of them.
-        exact_cache: keep keys and values in f32 instead of f16, at twice the memory.
+        exact_cache: keep keys and values in f32 instead of f16, and flash attention off, which rounds to f16: for
+            comparisons, at twice the memory.
 
     Raises:
         MissingExtraError: the extra `llm` is not installed.
@@ -79,6 +81,7 @@ class LanguageModel:
             settings.n_threads = settings.n_threads_batch = threads
         if exact_cache:
             settings.type_k = settings.type_v = self._api.GGML_TYPE_F32
+            settings.flash_attn_type = self._api.LLAMA_FLASH_ATTN_TYPE_DISABLED
         self._context = self._api.llama_init_from_model(self._model, settings)
         if not self._context:
             self.close()
@@ -110,7 +113,8 @@ class LanguageModel:
 
     def tokenize(self, text: str, *, control: bool = False) -> list[int]:
         """Tokens of a text; without `control`, control tokens in it are plain text, as a stranger's must be."""
-        raw = text.encode()
+        # Qwen's tokenizer composes accents first, llama.cpp does not; half a surrogate pair has no bytes.
+        raw = unicodedata.normalize("NFC", text).encode(errors="replace")
         room = len(raw) + 8
         tokens = (self._api.llama_token * room)()
         count = self._api.llama_tokenize(self._vocabulary, raw, len(raw), tokens, room, False, control)

@@ -27,3 +27,14 @@ def video_positions(
     moments = (np.arange(patches, dtype=np.float32) * step).astype(np.int32)
     t, y, x = np.meshgrid(moments, np.arange(rows), np.arange(columns), indexing="ij")
     return np.stack([t, y, x], axis=-1).reshape(-1, 3).astype(np.int32) + np.int32(start)
+
+
+def moments_differ(geometry: Geometry, tokens_per_second: float) -> bool:
+    """Whether each temporal patch of a window has a temporal position of its own.
+
+    llama.cpp masks by position: of two temporal patches at one position, a token sees of the other only the cells
+    above it or to its left, whereas the checkpoint was trained to see the whole of the older one.
+    """
+    patches = geometry.temporal_patches
+    positions = video_positions(0, patches, geometry, tokens_per_second)
+    return len(np.unique(positions[:, 0])) == patches

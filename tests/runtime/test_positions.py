@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
 
 from tvau_edge.runtime.manifest import Geometry
-from tvau_edge.runtime.positions import text_positions, video_positions
+from tvau_edge.runtime.positions import moments_differ, text_positions, video_positions
 
 BEFORE, AFTER = 11, 5
 RATES = [0.5, 1, 2, 3, 4, 24 / 7, 12.5]
@@ -77,3 +77,11 @@ def test_video_positions_are_a_grid(start, patches, rows, columns, rate, tokens_
 def test_text_positions_are_the_same_on_every_axis():
     assert text_positions(7, 3).tolist() == [[7, 7, 7], [8, 8, 8], [9, 9, 9]]
     assert text_positions(7, 0).shape == (0, 3)
+
+
+@pytest.mark.parametrize(
+    ("rate", "tokens_per_second", "differ"), [(4, 2, True), (4.1, 2, False), (8, 2, False), (8, 4, True)]
+)
+def test_temporal_patches_that_share_a_position_are_noticed(rate, tokens_per_second, differ):
+    geometry = Geometry(width=56, height=28, frames_per_second=rate, temporal_patches=8)
+    assert moments_differ(geometry, tokens_per_second) == differ

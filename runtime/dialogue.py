@@ -77,14 +77,16 @@ class Dialogue:
             *self._control("\n<|im_start|>", "user\n"),
             *model.tokenize("<|vision_start|>", control=True),
         ]
-        self._yes, self._no = self._first_tokens(_YES), self._first_tokens(_NO)
+        yes, no = self._first_tokens(_YES), self._first_tokens(_NO)
+        # A small vocabulary cuts both " Yes" and " No" after the space, which tells nothing.
+        self._yes, self._no = sorted(yes - no), sorted(no - yes)
 
     def _control(self, control: str, text: str) -> list[int]:
         """Tokens of the template's own control text, then of text in which nothing is control."""
         return self._model.tokenize(control, control=True) + self._model.tokenize(text)
 
-    def _first_tokens(self, words: tuple[str, ...]) -> list[int]:
-        return sorted({self._model.tokenize(word)[0] for word in words})
+    def _first_tokens(self, words: tuple[str, ...]) -> set[int]:
+        return {self._model.tokenize(word)[0] for word in words}
 
     def run(self, p_v: NDArray[np.float32], p_an: NDArray[np.float32] | None) -> DialogueResult:
         """Ask every question about a window.
@@ -145,4 +147,4 @@ class Dialogue:
 def clean(text: str) -> str:
     """An answer fit for a message: one line, no control characters, of bounded length."""
     printable = "".join(" " if unicodedata.category(c).startswith("C") else c for c in text)
-    return " ".join(printable.split())[:_LONGEST]
+    return " ".join(printable.split())[:_LONGEST].rstrip()

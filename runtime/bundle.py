@@ -1,12 +1,16 @@
 """The bundle: one writer, one reader. What the writer leaves behind is whole, or it is not there."""
 
+import ctypes
 import errno
+import fcntl
+import glob
 import hashlib
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -24,6 +28,9 @@ from tvau_edge.runtime.problems import explain
 
 MANIFEST = "manifest.json"
 _CHUNK = 1 << 20
+_FULL = 1 << 20  # bytes: a disk with less room left counts as full
+_OLD = ".old"
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux's renameat2
 _CLASS_FEATURES = "class_features"
 
 
@@ -60,16 +67,16 @@ class Bundle:
             BundleError: it is no bundle, of another schema, or a file is missing, torn or altered.
         """
         file = path / MANIFEST
-        if not path.is_dir():
-            raise BundleError(f"{path}: no such bundle; `tvau export CHECKPOINT --out {path}` makes one")
         try:
+            if not path.is_dir():
+                raise BundleError(f"{path}: no such bundle; `tvau export CHECKPOINT --out {path}` makes one")
             raw = file.read_bytes()
         except FileNotFoundError as error:
             raise BundleError(
                 f"{path} has no {MANIFEST}: it is no bundle, or its export was interrupted"
             ) from error
         except OSError as error:
-            raise BundleError(f"{file} cannot be read: {error.strerror}") from error
+            raise _unreadable(file, error) from error
         manifest = _parse(file, raw)
         for name, entry in manifest.files.items():
             _check(path / name, entry, verify)
@@ -126,7 +133,7 @@ def _graph(graphs: list[GraphFile], backend: str, precision: str) -> GraphFile |
 def _parse(file: Path, raw: bytes) -> Manifest:
     try:
         table = json.loads(raw)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BundleError(f"{file} is not JSON ({error}); export the bundle again") from error
     schema = table.get("schema") if isinstance(table, dict) else None
     if schema != SCHEMA:
@@ -144,27 +151,31 @@ def _parse(file: Path, raw: bytes) -> Manifest:
 def _check(path: Path, entry: FileEntry, verify: bool) -> None:
     try:
         size = path.stat().st_size
+        if size != entry.size:
+            raise BundleError(
+                f"{path} has {size} bytes, its manifest says {entry.size}: it is torn; copy or export the bundle again"
+            )
+        altered = verify and sha256_of(path) != entry.sha256
     except FileNotFoundError as error:
         raise BundleError(f"{path} is missing; copy the bundle again, or export it again") from error
-    if size != entry.size:
-        raise BundleError(
-            f"{path} has {size} bytes, its manifest says {entry.size}: it is torn; copy or export the bundle again"
-        )
-    try:
-        altered = verify and sha256_of(path) != entry.sha256
     except OSError as error:
-        raise BundleError(f"{path} cannot be read: {error.strerror}") from error
+        raise _unreadable(path, error) from error
     if altered:
         raise BundleError(
             f"{path} is corrupt or was altered: its sha256 is not the manifest's; copy or export the bundle again"
         )
 
 
+def _unreadable(path: Path, error: OSError) -> BundleError:
+    advice = "; allow this user to read it" if isinstance(error, PermissionError) else ""
+    return BundleError(f"{path} cannot be read: {error.strerror or error}{advice}")
+
+
 class BundleWriter:
     """Writes a bundle beside its place and moves it there when it is whole.
 
     As a context manager: `finish` puts the bundle into its place; leaving without it, or by an error, removes what
-    was written and leaves an older bundle as it was.
+    was written and leaves an older bundle as it was. What a killed writer left behind, the next one removes.
 
     Args:
         out: folder of the bundle.
@@ -172,24 +183,40 @@ class BundleWriter:
 
     Raises:
         DiskFullError: the disk has no room, now or while writing.
-        BundleError: `out` is there and is no bundle.
+        BundleError: `out` is there and is no bundle, or its place cannot be written.
     """
 
     def __init__(self, out: Path, needed: int = 0) -> None:
+        self.out = Path(os.path.abspath(out))
+        try:
+            self._check_place(needed)
+            self.out.parent.mkdir(parents=True, exist_ok=True)
+            self.folder = Path(tempfile.mkdtemp(prefix=f"{self._prefix}-", dir=self.out.parent))
+            self._lock = os.open(self.folder, os.O_RDONLY)
+        except OSError as error:
+            raise _writing(out, error) from error
+        with suppress(OSError):  # a file system without locks: nothing is ever taken for left behind there
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+
+    @property
+    def _prefix(self) -> str:
+        return f".{self.out.name}.part"
+
+    def _check_place(self, needed: int) -> None:
+        out = self.out
         if out.exists() and not (out / MANIFEST).exists() and (not out.is_dir() or any(out.iterdir())):
             raise BundleError(f"{out} is there and is no bundle; choose another --out, or remove it")
+        for folder in out.parent.glob(f"{glob.escape(self._prefix)}-*"):
+            if folder.suffix == _OLD and not out.exists():
+                folder.rename(out)  # its writer was killed between the two renames of `_move`
+            elif not _locked(folder):
+                shutil.rmtree(folder, ignore_errors=True)
         free = disk_free(out)
         if free < needed:
             raise DiskFullError(
                 f"{out}: the bundle needs about {needed >> 20} MiB, the disk has {free >> 20} MiB free; make room "
                 "or choose another --out"
             )
-        self.out = out
-        try:
-            out.parent.mkdir(parents=True, exist_ok=True)
-            self.folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-        except OSError as error:
-            raise _writing(out, error) from error
 
     def __enter__(self) -> "BundleWriter":
         return self
@@ -197,7 +224,12 @@ class BundleWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        # A library that met a full disk seldom says so; the room that is left does.
+        full = isinstance(error, Exception) and disk_free(self.folder) < _FULL
         shutil.rmtree(self.folder, ignore_errors=True)
+        os.close(self._lock)
+        if full and not isinstance(error, DiskFullError):
+            raise _disk_full(self.out) from error
         if isinstance(error, OSError):
             raise _writing(self.out, error) from error
 
@@ -226,21 +258,47 @@ class BundleWriter:
         self.path(MANIFEST).write_text(text)
         _sync(self.path(MANIFEST))
         self.folder.chmod(0o755)  # mkdtemp makes it private; the runtime is often another user
-        self._exchange()
+        _sync(self.folder)
+        self._move()
+        _sync(self.out.parent)
         return Bundle.open(self.out, verify=False)
 
-    def _exchange(self) -> None:
-        """Put the new folder in the old one's place; the old one goes only when the new one stands."""
-        old = self.folder.with_name(f"{self.folder.name}.old")
-        if self.out.exists():
-            self.out.rename(old)
-        try:
+    def _move(self) -> None:
+        """Put the new folder in its place; leaving the context removes the older bundle, now in the new one's."""
+        if not self.out.exists():
             self.folder.rename(self.out)
-        except OSError:
-            if old.exists():
+        elif not _exchange(self.folder, self.out):
+            old = self.folder.with_name(f"{self.folder.name}{_OLD}")
+            self.out.rename(old)
+            try:
+                self.folder.rename(self.out)
+            except OSError:
                 old.rename(self.out)
-            raise
-        shutil.rmtree(old, ignore_errors=True)
+                raise
+            old.rename(self.folder)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two folders in one step, so that a power cut finds either the old bundle or the new; False: not here."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
+        return False
+    return bool(rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0)
+
+
+def _locked(folder: Path) -> bool:
+    """Whether a writer is still at work in `folder`."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return True  # not ours to remove
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def _sync(path: Path) -> None:
@@ -251,13 +309,18 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def _disk_full(out: Path) -> DiskFullError:
+    return DiskFullError(
+        f"the disk is full: nothing was left in {out}, and a bundle that was there before is whole; make room "
+        "or choose another --out"
+    )
+
+
 def _writing(out: Path, error: OSError) -> DiskFullError | BundleError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DiskFullError(
-            f"the disk is full: nothing was left in {out}, and a bundle that was there before is whole; make room "
-            "or choose another --out"
-        )
-    return BundleError(f"cannot write {out}: {error.strerror or error}")
+        return _disk_full(out)
+    place = f" ({error.filename})" if error.filename else ""
+    return BundleError(f"cannot write {out}: {error.strerror or error}{place}")
 
 
 def same_inputs(path: Path, provenance: dict[str, Any]) -> Bundle | None:

@@ -62,9 +62,18 @@ class BrokerConfig(BaseModel):
     def _sound(self) -> "BrokerConfig":
         if self.password_env and self.password_file:
             raise ValueError("password_env and password_file exclude each other")
+        if (self.password_env or self.password_file) and self.username is None:
+            raise ValueError("a password needs a username")
         if self.topic and any(character in self.topic for character in "+#\0"):
             raise ValueError(f"topic {self.topic!r} holds '+' or '#', which only subscriptions may")
         return self
+
+    def beside(self, folder: Path) -> "BrokerConfig":
+        """The same with relative paths of its files resolved against `folder`."""
+        tls = self.tls and self.tls.model_copy(
+            update=_resolved(folder, self.tls, ("ca", "certificate", "key"))
+        )
+        return self.model_copy(update={"tls": tls, **_resolved(folder, self, ("password_file",))})
 
     @property
     def address(self) -> str:
@@ -90,7 +99,7 @@ class BrokerConfig(BaseModel):
         if self.password_file:
             try:
                 mode = self.password_file.stat().st_mode
-                value = self.password_file.read_text(encoding="utf-8").strip()
+                value = self.password_file.read_text(encoding="utf-8").rstrip("\r\n")
             except (OSError, UnicodeDecodeError) as error:
                 raise ConfigError(
                     f"broker.password_file: {self.password_file} cannot be read: {error}"
@@ -103,6 +112,11 @@ class BrokerConfig(BaseModel):
         return None
 
 
+def _resolved(folder: Path, table: BaseModel, keys: tuple[str, ...]) -> dict[str, Path]:
+    paths = {key: getattr(table, key) for key in keys}
+    return {key: folder / path for key, path in paths.items() if path is not None}
+
+
 def parse_broker(address: str) -> dict[str, object]:
     """Turn an address of the command line into keys of `BrokerConfig`.
 
@@ -112,15 +126,16 @@ def parse_broker(address: str) -> dict[str, object]:
     Raises:
         ConfigError: it is none of these, or it holds a password, which every process could read.
     """
-    parts = urlsplit(address if "://" in address else f"mqtt://{address}")
+    shown = address.rpartition("@")[2]  # without what may be a password
+    expected = "expected host:port, mqtt://… or mqtts://…"
     try:
+        parts = urlsplit(address if "://" in address else f"mqtt://{address}")
         port = parts.port
-    except ValueError as error:
-        raise ConfigError(f"--broker {parts.scheme}://{parts.hostname}: {error}") from error
-    if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname or parts.path not in ("", "/"):
-        raise ConfigError(
-            f"--broker {parts.scheme}://{parts.hostname}: expected host:port, mqtt://… or mqtts://…"
-        )
+    except ValueError:  # whose text may hold a piece of a password
+        raise ConfigError(f"--broker {shown}: {expected}") from None
+    more = parts.path.strip("/") or parts.query or parts.fragment
+    if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname or more:
+        raise ConfigError(f"--broker {shown}: {expected}")
     if parts.password is not None:
         raise ConfigError(
             "--broker: a password on the command line can be seen by every process; put it into "

@@ -176,6 +176,7 @@ def load_config(
     return config.model_copy(
         update={
             "bundle": folder / config.bundle,
+            "broker": config.broker.beside(folder),
             "outbox": config.outbox.model_copy(update={"path": folder / config.outbox.path}),
             "camera": [
                 camera.model_copy(update={"source": _beside(folder, camera.source)})

@@ -26,13 +26,16 @@ class DialogueResult:
 
     Attributes:
         answers: text by the question's key, in the order in which they were asked.
-        p_yes: probability of yes against no for the question `anomaly`, 0..1, from the model's own logits.
+        p_yes: probability of yes against no for the question `anomaly`, 0..1, from the model's own logits; None
+            when it is not among the questions.
+        turns: (question, answer), as they followed each other.
         tokens: evaluated in all.
         latency_ms: "prefill" of the clip until the first question's logits, "answers" for the rest.
     """
 
     answers: dict[str, str]
-    p_yes: float
+    p_yes: float | None
+    turns: tuple[tuple[str, str], ...]
     tokens: int
     latency_ms: dict[str, float]
 
@@ -49,7 +52,7 @@ def context_needed(language: Language, geometry: Geometry, base_tokens: int) -> 
 
 
 class Dialogue:
-    """Asks the questions of a manifest.
+    """Asks the questions of a manifest about a window: `run`. Others may follow, with the history: `ask`.
 
     Args:
         model: with a context of at least `context_needed`.
@@ -68,6 +71,7 @@ class Dialogue:
                 "checkpoint without a language model (--llm none)"
             )
         self._model, self._language, self._geometry = model, language, geometry
+        self._asked = False  # whether a turn follows the window
         self._end = model.tokenize("<|im_end|>", control=True)
         self._assistant = self._end + self._control("\n<|im_start|>", "assistant\n")
         self._user = self._control("\n<|im_start|>", "user\n")
@@ -98,24 +102,33 @@ class Dialogue:
         Raises:
             LanguageModelError: widths do not fit, or the context is too small.
         """
-        started = time.perf_counter()
-        self._evaluate_clip(p_v, p_an)
+        started = prefilled = time.perf_counter()
+        self.begin(p_v, p_an)
         answers: dict[str, str] = {}
-        p_yes = float("nan")
-        prefilled = started
-        for number, question in enumerate(self._language.questions):
-            opening = self._user if number else []
-            self._model.evaluate_tokens(opening + self._model.tokenize(question.text) + self._assistant)
-            if number == 0:
+        turns: list[tuple[str, str]] = []
+        p_yes = None
+        for question in self._language.questions:
+            self._pose(question.text)
+            if not turns:
                 prefilled = time.perf_counter()
             if question.key == "anomaly":
                 p_yes = self._probability_of_yes(self._model.logits())
-            answers[question.key] = clean(self._answer())
+            answers[question.key] = answer = self._answer()
+            turns.append((question.text, answer))
         finished = time.perf_counter()
         latency = {"prefill": (prefilled - started) * 1e3, "answers": (finished - prefilled) * 1e3}
-        return DialogueResult(answers, p_yes, self._model.evaluated, latency)
+        return DialogueResult(answers, p_yes, tuple(turns), self._model.evaluated, latency)
 
-    def _evaluate_clip(self, p_v: NDArray[np.float32], p_an: NDArray[np.float32] | None) -> None:
+    def begin(self, p_v: NDArray[np.float32], p_an: NDArray[np.float32] | None) -> None:
+        """Evaluate a window, forgetting the one before; questions come after it.
+
+        Args:
+            p_v: [T', N, D].
+            p_an: [K, D] or None.
+
+        Raises:
+            LanguageModelError: widths do not fit, or the context is too small.
+        """
         model = self._model
         model.clear()
         model.evaluate_tokens(self._head)
@@ -126,9 +139,28 @@ class Dialogue:
         model.evaluate_tokens(model.tokenize("<|vision_end|>", control=True))
         if p_an is not None:
             model.evaluate_embeddings(p_an, text_positions(model.position, len(p_an)))
+        self._asked = False
+
+    def ask(self, question: str) -> str:
+        """Ask one more question about the window that `begin` or `run` evaluated last; all turns so far are seen.
+
+        Args:
+            question: a stranger's; control tokens in it are plain text.
+
+        Raises:
+            LanguageModelError: the context is full: `context_needed` counts the manifest's questions only.
+        """
+        self._pose(question)
+        return self._answer()
+
+    def _pose(self, question: str) -> None:
+        """Evaluate a question; the logits that stand are those of the answer's first token."""
+        opening = self._user if self._asked else []
+        self._model.evaluate_tokens(opening + self._model.tokenize(question) + self._assistant)
+        self._asked = True
 
     def _answer(self) -> str:
-        """Generate greedily until the answer ends; whatever was said ends with <|im_end|> in the cache."""
+        """Answer greedily, cleaned; whatever was said ends with <|im_end|> in the cache."""
         said: list[int] = []
         for _ in range(self._language.max_answer_tokens):
             token = int(self._model.logits().argmax())
@@ -137,7 +169,7 @@ class Dialogue:
             said.append(token)
             self._model.evaluate_tokens([token])
         self._model.evaluate_tokens(self._end)
-        return self._model.text(said)
+        return clean(self._model.text(said))
 
     def _probability_of_yes(self, logits: NDArray[np.float32]) -> float:
         yes, no = np.logaddexp.reduce(logits[self._yes]), np.logaddexp.reduce(logits[self._no])

@@ -6,7 +6,11 @@ here they are: a batch of embeddings with M-RoPE positions goes through the same
 
 import ctypes
 import logging
+import os
 import unicodedata
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,6 +27,21 @@ ARCHITECTURE = "qwen2vl"
 _BATCH = 512  # tokens evaluated in one go
 _ERROR = 4  # GGML_LOG_LEVEL_ERROR
 _callback: Any = None  # held here: llama.cpp keeps only the pointer
+_listeners: list[Callable[[int, str], None]] = []
+_MEMORY = Path("/proc/meminfo")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Mark:
+    """A place in a sequence to come back to: a prefix that several continuations share.
+
+    Attributes:
+        evaluated: tokens before it.
+        position: of the text that follows it.
+    """
+
+    evaluated: int
+    position: int
 
 
 class LanguageModel:
@@ -38,7 +57,7 @@ class LanguageModel:
 
     Raises:
         MissingExtraError: the extra `llm` is not installed.
-        LanguageModelError: the file is missing, damaged, or of another architecture; or memory is short.
+        LanguageModelError: the file is missing, damaged, of another architecture, or larger than the memory.
     """
 
     def __init__(
@@ -56,11 +75,18 @@ class LanguageModel:
         quiet(self._api)
         if not path.is_file():
             raise LanguageModelError(f"{path}: no such file")
+        # On a GPU, llama.cpp is told that there is no room. On the CPU it never is: the system kills, detection too.
+        free = memory_free() if gpu_layers == 0 else None
+        size = path.stat().st_size
+        self._check_memory(size, free)
         settings = self._api.llama_model_default_params()
         settings.n_gpu_layers = 999 if gpu_layers < 0 else gpu_layers
-        self._model = self._api.llama_model_load_from_file(str(path).encode(), settings)
+        with listening(self._api) as errors:
+            self._model = self._api.llama_model_load_from_file(os.fsencode(path), settings)
         if not self._model:
-            raise LanguageModelError(f"llama.cpp cannot load {path}: it is damaged, or memory is short")
+            raise LanguageModelError(
+                f"llama.cpp cannot load {path}: it is damaged, or memory is short{quoted(errors)}"
+            )
         architecture = self._meta("general.architecture")
         if architecture != ARCHITECTURE:
             self.close()
@@ -69,8 +95,24 @@ class LanguageModel:
         self.tokens = int(self._api.llama_vocab_n_tokens(self._vocabulary))
         self.width = int(self._api.llama_model_n_embd(self._model))
         self.context = context
+        self._marks: list[Mark] = []
+        self._check_memory(size + self._cache_size(exact_cache), free)
         self._open_context(threads, exact_cache)
         self.clear()
+
+    def _check_memory(self, needed: int, free: int | None) -> None:
+        if free is not None and needed > free:
+            self.close()
+            raise LanguageModelError(
+                f"{self._path} needs {needed / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free; a smaller GGUF "
+                "type or a shorter context helps"
+            )
+
+    def _cache_size(self, exact: bool) -> int:
+        """Bytes of the KV cache."""
+        api, model = self._api, self._model
+        row = self.width // api.llama_model_n_head(model) * api.llama_model_n_head_kv(model)
+        return 2 * int(api.llama_model_n_layer(model) * row) * self.context * (4 if exact else 2)
 
     def _open_context(self, threads: int | None, exact_cache: bool) -> None:
         settings = self._api.llama_context_default_params()
@@ -82,11 +124,13 @@ class LanguageModel:
         if exact_cache:
             settings.type_k = settings.type_v = self._api.GGML_TYPE_F32
             settings.flash_attn_type = self._api.LLAMA_FLASH_ATTN_TYPE_DISABLED
-        self._context = self._api.llama_init_from_model(self._model, settings)
+        with listening(self._api) as errors:
+            self._context = self._api.llama_init_from_model(self._model, settings)
         if not self._context:
             self.close()
             raise LanguageModelError(
-                f"{self._path}: no memory for a context of {self.context} tokens; a smaller GGUF type or window helps"
+                f"{self._path}: no memory for a context of {self.context} tokens; a smaller GGUF type or window "
+                f"helps{quoted(errors)}"
             )
 
     def __enter__(self) -> "LanguageModel":
@@ -110,6 +154,26 @@ class LanguageModel:
         self._api.llama_memory_clear(self._api.llama_get_memory(self._context), True)
         self.evaluated = 0
         self.position = 0
+        self._marks.clear()
+
+    def mark(self) -> Mark:
+        """Note where the sequence stands; what is evaluated from here on can be taken back."""
+        self._marks.append(Mark(self.evaluated, self.position))
+        return self._marks[-1]
+
+    def rewind(self, mark: Mark) -> None:
+        """Forget what was evaluated after `mark`, which stays valid; logits stand again after the next evaluation.
+
+        Raises:
+            LanguageModelError: the sequence was cleared, or rewound to before the mark, since it was made.
+        """
+        if mark not in self._marks:
+            raise LanguageModelError("the sequence no longer holds what a mark was made after")
+        # Whatever follows a mark lies at its position or after it, on the temporal axis too, which this goes by.
+        memory = self._api.llama_get_memory(self._context)
+        self._api.llama_memory_seq_rm(memory, 0, mark.position, -1)
+        del self._marks[self._marks.index(mark) + 1 :]
+        self.evaluated, self.position = mark.evaluated, mark.position
 
     def tokenize(self, text: str, *, control: bool = False) -> list[int]:
         """Tokens of a text; without `control`, control tokens in it are plain text, as a stranger's must be."""
@@ -149,8 +213,11 @@ class LanguageModel:
 
         Raises:
             LanguageModelError: their width is not the model's, or the context is full.
+            ValueError: a position lies before what was evaluated.
         """
         count, width = embeddings.shape
+        if positions.min() < self.position:
+            raise ValueError(f"position {positions.min()} lies before {self.position}")
         if width != self.width:
             raise LanguageModelError(
                 f"{self._path} has width {self.width}, the embeddings {width}: vision and language model are of "
@@ -215,7 +282,43 @@ def quiet(api: Any) -> None:
         message = text.decode(errors="replace").strip()
         if message:
             log.log(logging.WARNING if level == _ERROR else logging.DEBUG, "llama.cpp: %s", message)
+            for listener in tuple(_listeners):
+                listener(level, message)
 
     _callback = api.llama_log_callback(tell)
     api.llama_log_set(_callback, ctypes.c_void_p(0))
     api.llama_backend_init()
+
+
+@contextmanager
+def listening(api: Any, hear: Callable[[str], None] | None = None) -> Iterator[list[str]]:
+    """Tell `hear` what llama.cpp says meanwhile; yields the errors among it, as they come."""
+    quiet(api)
+    errors: list[str] = []
+
+    def listen(level: int, message: str) -> None:
+        if level == _ERROR:
+            errors.append(message)
+        if hear:
+            hear(message)
+
+    _listeners.append(listen)
+    try:
+        yield errors
+    finally:
+        _listeners.remove(listen)
+
+
+def quoted(errors: list[str]) -> str:
+    """llama.cpp's first error, which says most, as the end of one of ours: " (llama.cpp: …)"."""
+    return f" (llama.cpp: {errors[0].split(': ', 1)[-1]})" if errors else ""
+
+
+def memory_free(facts: Path = _MEMORY) -> int | None:
+    """Bytes that may be used without swapping (MemAvailable), or None where the system does not tell."""
+    try:
+        lines = facts.read_text().splitlines()
+    except OSError:
+        return None
+    kilobytes = next((line.split()[1] for line in lines if line.startswith("MemAvailable:")), None)
+    return int(kilobytes) * 1024 if kilobytes else None

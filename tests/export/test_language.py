@@ -165,7 +165,7 @@ def test_positions_matter(llama, tiny_model):
     assert correlation(llama.logits(), theirs) < 0.999 < correlation(mine, theirs)
 
 
-@pytest.mark.parametrize("kind", ["f32", "f16"])
+@pytest.mark.parametrize("kind", ["f32", "f16", "bf16"])
 def test_what_stands_in_the_file(tiny_checkpoint, tiny_widths, tmp_path, kind):
     checkpoint = Checkpoint.open(tiny_checkpoint)
     steps = []
@@ -187,7 +187,7 @@ def test_what_stands_in_the_file(tiny_checkpoint, tiny_widths, tmp_path, kind):
         "qwen2vl.rope.freq_base": text.rope_theta,
         "qwen2vl.attention.layer_norm_rms_epsilon": pytest.approx(text.rms_norm_eps),
         "qwen2vl.rope.dimension_sections": [8, 12, 12, 0],
-        "general.file_type": {"f32": 0, "f16": 1}[kind],
+        "general.file_type": {"f32": 0, "f16": 1, "bf16": 32}[kind],
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": "qwen2",
         "tokenizer.ggml.add_bos_token": False,
@@ -293,7 +293,9 @@ def test_a_weight_beyond_f16_is_refused(checkpoint_copy, tmp_path):
         write_gguf(checkpoint, tmp_path / "out.gguf", "f16")
     for part in ("layers.1.mlp.down_proj.weight", "65,504", "7e+04", "f32"):
         assert part in str(caught.value)
-    write_gguf(checkpoint, tmp_path / "out.gguf", "f32")
+    assert not list(tmp_path.glob("out.*"))
+    for kind in ("f32", "bf16"):
+        write_gguf(checkpoint, tmp_path / "out.gguf", kind)
 
 
 def test_a_tokenizer_of_another_kind_is_refused(checkpoint_copy, tmp_path):
@@ -328,11 +330,12 @@ def test_added_words_of_a_user_stay_whole(checkpoint_copy, tmp_path):
         assert llama.tokenize("a <tool> b") == tokenizer.encode("a <tool> b", add_special_tokens=False).ids
 
 
-def test_half_precision_and_shards(tiny_checkpoint, tiny_model, checkpoint_copy, tmp_path):
+@pytest.mark.parametrize("kind", ["f16", "bf16"])
+def test_half_precision_and_shards(tiny_checkpoint, checkpoint_copy, tmp_path, kind):
     (checkpoint_copy / "model.safetensors").unlink()
     model = Qwen2_5_VLForConditionalGeneration.from_pretrained(tiny_checkpoint, dtype=torch.bfloat16)
     model.save_pretrained(checkpoint_copy, max_shard_size="500KB")
-    write_gguf(Checkpoint.open(checkpoint_copy), tmp_path / "out.gguf", "f16")
+    write_gguf(Checkpoint.open(checkpoint_copy), tmp_path / "out.gguf", kind)
     parts = random_dialogue(np.random.default_rng(6), 400, 256, 1)
     with LanguageModel(tmp_path / "out.gguf", context=1024, threads=1) as llama:
         for mine, theirs in compare(llama, model.float().eval(), parts):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import gguf
 import numpy as np
 import pytest
@@ -52,7 +54,11 @@ def expected(source):
 @pytest.mark.parametrize("kind", TYPES)
 def test_each_type_loads_and_computes_nearly_the_same(source, expected, tmp_path, kind):
     target = tmp_path / f"lvlm-{kind}.gguf"
-    quantize_gguf(source, target, kind, threads=1)
+    steps = []
+    unfit = quantize_gguf(source, target, kind, 1, lambda done, total: steps.append((done, total)))
+    assert unfit == []
+    count = len(gguf.GGUFReader(source).tensors)
+    assert steps == [(n, count) for n in range(1, count + 1)]
     assert [file.name for file in tmp_path.iterdir()] == [target.name]
     assert target.stat().st_size < source.stat().st_size
     correlation = np.corrcoef(logits(target), expected)[0, 1]
@@ -60,6 +66,23 @@ def test_each_type_loads_and_computes_nearly_the_same(source, expected, tmp_path
     assert correlation >= LEAST[kind]
     types = [tensor.tensor_type.name for tensor in gguf.GGUFReader(target).tensors if len(tensor.shape) > 1]
     assert max(set(types), key=types.count) == STORED[kind]
+
+
+@pytest.mark.parametrize("kind", ["f16", "q8_0", "q4_k_m"])
+def test_matrices_whose_rows_do_not_fit_are_named(tmp_path, caplog, kind):
+    widths = replace(WIDTHS, text=replace(WIDTHS.text, intermediate_size=320))
+    clip = Geometry(width=56, height=56, frames_per_second=4, temporal_patches=2)
+    write_synthetic(tmp_path / "checkpoint", widths, clip=clip, dtype=torch.float32)
+    write_gguf(Checkpoint.open(tmp_path / "checkpoint"), tmp_path / "source.gguf", "bf16")
+    unfit = quantize_gguf(tmp_path / "source.gguf", tmp_path / "out.gguf", kind, threads=1)
+    block = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[STORED[kind]]][0]
+    tensors = gguf.GGUFReader(tmp_path / "out.gguf").tensors
+    assert unfit == [t.name for t in tensors if len(t.shape) > 1 and t.shape[0] % block]
+    assert unfit == (["blk.0.ffn_down.weight", "blk.1.ffn_down.weight"] if kind == "q4_k_m" else [])
+    warnings = [record.getMessage() for record in caplog.records if record.name.endswith("quantize.language")]
+    assert len(warnings) == bool(unfit)
+    assert all(name in warnings[0] for name in unfit)
+    assert logits(tmp_path / "out.gguf").shape == (512,)
 
 
 def test_every_type_has_a_least_correlation():
@@ -82,7 +105,9 @@ def test_a_damaged_source_leaves_nothing_behind(source, tmp_path, damage):
     contents = {"empty": b"", "garbage": b"GGUF" + bytes(5000), "torn": raw[: len(raw) // 2]}
     if damage != "missing":
         broken.write_bytes(contents[damage])
-    with pytest.raises(LanguageModelError, match=r"cannot quantize .*source\.gguf to q8_0"):
+    with pytest.raises(
+        LanguageModelError, match=r"cannot quantize .*source\.gguf to q8_0.*\(llama\.cpp: \w.*\)"
+    ):
         quantize_gguf(broken, tmp_path / "out.gguf", "q8_0", threads=1)
     assert {file.name for file in tmp_path.iterdir()} <= {"source.gguf"}
 

@@ -78,6 +78,7 @@ def test_answers_by_key_in_order(model):
     assert result.tokens == model.evaluated
     assert result.latency_ms.keys() == {"prefill", "answers"}
     assert min(result.latency_ms.values()) > 0
+    assert result.turns == tuple((QUESTIONS[key], answer) for key, answer in result.answers.items())
 
 
 def test_windows_do_not_touch_each_other(model):
@@ -126,6 +127,27 @@ def test_the_sequence_is_that_of_training(model, monkeypatch, tiny_language):
     np.testing.assert_array_equal(np.diff(anomaly, axis=0), 1)
 
 
+def test_a_question_of_ones_own_follows_the_others(model, monkeypatch):
+    dialogue = Dialogue(model, language(), CLIP)
+    result = dialogue.run(*window())
+    spy = Spy(model, monkeypatch)
+    answer = dialogue.ask("And why?<|im_end|>")
+    assert answer == clean(answer)
+    assert model.evaluated == result.tokens + sum(spy.parts)
+    assert not spy.embeddings  # the clip is not evaluated again
+    opening = model.tokenize("<|im_start|>", control=True)
+    assert spy.tokens[1] == opening[0]  # after the line's end that follows the last answer
+    assert "user\nAnd why?<|im_end|>" in model.text(spy.tokens)
+
+
+def test_asking_one_by_one_is_what_run_does(model):
+    dialogue = Dialogue(model, language(), CLIP)
+    result = dialogue.run(*window())
+    dialogue.begin(*window())
+    assert tuple((question, dialogue.ask(question)) for question in QUESTIONS.values()) == result.turns
+    assert model.evaluated == result.tokens
+
+
 def test_without_the_anomaly_encoder(model):
     p_v, p_an = window()
     dialogue = Dialogue(model, language(), CLIP)
@@ -156,7 +178,7 @@ def test_yes_and_no_share_no_token(model):
 
 def test_without_the_question_whether_there_is_an_anomaly(model):
     result = Dialogue(model, language({"target": "Which target?"}), CLIP).run(*window())
-    assert math.isnan(result.p_yes)
+    assert result.p_yes is None
     assert list(result.answers) == ["target"]
 
 

@@ -53,7 +53,7 @@ def test_a_damaged_file(tiny_gguf, tmp_path, damage, capfd, caplog):
     path.write_bytes(contents[damage])
     with (
         caplog.at_level(logging.DEBUG),
-        pytest.raises(LanguageModelError, match=r"damaged\.gguf: it is damaged"),
+        pytest.raises(LanguageModelError, match=r"damaged\.gguf: it is damaged.*\(llama\.cpp: \w.*\)"),
     ):
         LanguageModel(path, context=64)
     assert any("llama.cpp" in record.getMessage() for record in caplog.records)
@@ -176,6 +176,77 @@ def test_clearing_makes_runs_repeatable(model):
     first = run()
     model.evaluate_tokens(list(range(100)))
     np.testing.assert_array_equal(run(), first)
+
+
+@pytest.mark.parametrize("anew", ["tokens", "embeddings"])
+def test_a_prefix_serves_several_continuations(model, anew):
+    embeddings, positions = video(2)
+
+    def prefix():
+        model.clear()
+        model.evaluate_tokens([1, 2, 3])
+        model.evaluate_embeddings(embeddings, positions + 3)
+        model.evaluate_tokens([4])
+
+    def go_on():
+        if anew == "tokens":
+            model.evaluate_tokens([9, 8, 7])
+        else:
+            model.evaluate_embeddings(embeddings[:20], text_positions(model.position, 20))
+        return model.logits(), model.evaluated, model.position
+
+    prefix()
+    expected, *place = go_on()
+    prefix()
+    mark = model.mark()
+    for _ in range(2):
+        model.evaluate_embeddings(*(video(1, seed=5)[0], video(1)[1] + model.position))
+        inner = model.mark()
+        model.evaluate_tokens(list(range(40)))
+        model.rewind(mark)
+        assert (model.evaluated, model.position) == (mark.evaluated, mark.position)
+        found, *there = go_on()
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+        assert there == place
+        with pytest.raises(LanguageModelError, match="no longer holds"):
+            model.rewind(inner)
+    model.clear()
+    with pytest.raises(LanguageModelError, match="no longer holds"):
+        model.rewind(mark)
+
+
+def test_what_was_taken_back_leaves_its_room(tiny_gguf):
+    with LanguageModel(tiny_gguf, context=32, threads=1) as small:
+        small.evaluate_tokens([1] * 20)
+        mark = small.mark()
+        for _ in range(5):
+            small.evaluate_tokens([2] * 12)
+            small.rewind(mark)
+
+
+def test_embeddings_before_the_end_of_the_sequence_are_refused(model):
+    model.clear()
+    model.evaluate_tokens([1, 2, 3])
+    with pytest.raises(ValueError, match="position 2 lies before 3"):
+        model.evaluate_embeddings(np.zeros((3, 64), np.float32), text_positions(2, 3))
+
+
+@pytest.mark.parametrize(("context", "free"), [(64, 1000), (100_000, 20_000_000)], ids=["weights", "cache"])
+def test_too_little_memory_is_noticed_before_it_is_taken(tiny_gguf, monkeypatch, context, free):
+    monkeypatch.setattr(llama, "memory_free", lambda: free)
+    with pytest.raises(
+        LanguageModelError, match=r"lvlm-f32\.gguf needs 0\.\d GB of memory, 0\.0 GB are free"
+    ):
+        LanguageModel(tiny_gguf, context=context)
+    LanguageModel(tiny_gguf, context=64, gpu_layers=-1).close()  # a GPU's memory is llama.cpp's to know
+
+
+@pytest.mark.parametrize("facts", ["MemTotal: 5 kB\nMemAvailable:   2048 kB\n", "MemTotal: 5 kB\n", None])
+def test_memory_that_is_free(tmp_path, facts):
+    file = tmp_path / "meminfo"
+    if facts is not None:
+        file.write_text(facts)
+    assert llama.memory_free(file) == (2048 * 1024 if facts and "Available" in facts else None)
 
 
 def test_logits_are_a_copy(model):

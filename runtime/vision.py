@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from tvau_edge.runtime.backends.onnxruntime import OnnxGraph
 from tvau_edge.runtime.backends.openvino import OpenVinoGraph
 from tvau_edge.runtime.bundle import Bundle
-from tvau_edge.runtime.errors import BackendError
+from tvau_edge.runtime.errors import BackendError, MissingExtraError
 from tvau_edge.runtime.extras import installed
 from tvau_edge.runtime.heatmap import heatmap, patch_score
 from tvau_edge.runtime.manifest import GraphFile
@@ -137,19 +137,28 @@ class Vision:
 
 
 def choose_graph(graphs: Sequence[GraphFile], backend: str, precision: str) -> GraphFile:
-    """Pick a graph of the bundle for this machine; "auto" takes the first back end that is installed.
+    """Pick a graph of the bundle for this machine.
+
+    "auto" takes the first of `BACKENDS` that is installed and has a graph, and of its graphs the first of
+    `PRECISIONS`.
 
     Raises:
-        MissingExtraError: the back end that was asked for is not installed.
-        BackendError: there is no such graph; says which there are.
+        MissingExtraError: there are graphs, but only for back ends that are not installed.
+        BackendError: there is no such graph, or no such back end; says which there are.
     """
-    wanted = list(BACKENDS) if backend == "auto" else [backend]
-    for name in wanted:
+    if backend != "auto" and backend not in BACKENDS:
+        raise BackendError(f"unknown back end {backend!r}; known: auto, {', '.join(BACKENDS)}")
+    missing: MissingExtraError | None = None
+    for name in BACKENDS if backend == "auto" else [backend]:
         _, extra = BACKENDS[name]
         fitting = [g for g in graphs if g.backend == name and precision in ("auto", g.precision)]
-        fitting.sort(key=lambda graph: PRECISIONS.index(graph.precision))
-        if fitting and (backend != "auto" or extra is None or installed(extra)):
-            return fitting[0]
+        if not fitting:
+            continue
+        if extra is None or installed(extra):
+            return min(fitting, key=lambda graph: PRECISIONS.index(graph.precision))
+        missing = MissingExtraError(f"back end {name}", extra)
+    if missing is not None:
+        raise missing
     there = ", ".join(sorted(f"{g.backend} {g.precision}" for g in graphs))
     raise BackendError(
         f"the bundle has no graph for back end {backend} at precision {precision}; it has: {there}"

@@ -26,8 +26,11 @@ class OnnxGraph:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or 0
         options.inter_op_num_threads = 1
-        # The arena keeps the peak of every batch size for good; a device has better use for the memory.
-        options.enable_cpu_mem_arena = False
+        # Measured on the reference, peak of a process that ran batches of 1 and 4: 114 MiB like this, 136 with the
+        # memory pattern, which adds a block for each batch size, and 186 without the arena, since the C library
+        # then keeps the freed tensors in pieces; and this is 6 % faster than without the arena.
+        options.enable_cpu_mem_arena = True
+        options.enable_mem_pattern = False
         options.log_severity_level = 3
         # Idle threads would spin between patches and take the cores from decoder and dialogue.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")

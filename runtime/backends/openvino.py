@@ -32,23 +32,35 @@ class OpenVinoGraph:
         self._path = path
         try:
             core = openvino.Core()
-            self._request = core.compile_model(core.read_model(path), "CPU", settings).create_infer_request()
+            compiled = core.compile_model(core.read_model(path), "CPU", settings)
+            self._request = compiled.create_infer_request()
         except RuntimeError as error:
             raise BackendError(f"OpenVINO cannot load {path}: {_first_line(error)}") from error
+        self._inputs = {port.any_name: (port.partial_shape, port.element_type) for port in compiled.inputs}
+        self._shape = openvino.PartialShape
 
     def run(
         self, inputs: dict[str, NDArray[np.generic]], outputs: Sequence[str]
     ) -> list[NDArray[np.float32]]:
         """Run the graph; see `Graph`."""
         try:
+            self._check(inputs)
             self._request.infer(inputs)
             # The request reuses its output memory, so each result is copied out.
             return [self._request.get_tensor(name).data.copy() for name in outputs]
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:
             shapes = ", ".join(f"{name} {list(value.shape)} {value.dtype}" for name, value in inputs.items())
             raise BackendError(
                 f"OpenVINO cannot run {self._path} on {shapes}: {_first_line(error)}"
             ) from error
+
+    def _check(self, inputs: dict[str, NDArray[np.generic]]) -> None:
+        """Raise ValueError for an input that does not fit; OpenVINO converts and computes some of them all the same."""
+        for name, (shape, kind) in self._inputs.items():
+            value = inputs.get(name)
+            fits = value is not None and shape.compatible(self._shape(list(value.shape)))
+            if value is None or not fits or value.dtype != kind.to_dtype():
+                raise ValueError(f"input {name} must be {shape} {kind.to_dtype()}")
 
     def close(self) -> None:
         """Let go of the compiled model."""

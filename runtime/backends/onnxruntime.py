@@ -45,7 +45,8 @@ class OnnxGraph:
     ) -> list[NDArray[np.float32]]:
         """Run the graph; see `Graph`."""
         try:
-            return list(self._session.run(list(outputs), inputs))
+            # Copied, since an output as it comes holds on to the whole arena, even beyond `close`.
+            return [output.copy() for output in self._session.run(list(outputs), inputs)]
         except Exception as error:  # as above
             shapes = ", ".join(f"{name} {list(value.shape)} {value.dtype}" for name, value in inputs.items())
             raise BackendError(f"ONNX Runtime cannot run {self._path} on {shapes}: {error}") from error

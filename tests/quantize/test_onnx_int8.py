@@ -10,7 +10,14 @@ from tvau_edge.export.model.ahd import AHDConfig
 from tvau_edge.export.model.anomaly import AnomalyVision
 from tvau_edge.export.model.vision import VisionConfig
 from tvau_edge.export.verify import cosine
-from tvau_edge.quantize.onnx_int8 import products_with_weights, quantize_vision
+from tvau_edge.quantize import onnx_int8
+from tvau_edge.quantize.onnx_int8 import (
+    Range,
+    activation_ranges,
+    products_with_weights,
+    quantize_vision,
+    quantize_weight,
+)
 
 CONFIG = VisionConfig(3, 64, 4, 96, 128, (2,))
 HEIGHT, WIDTH, BLOCKS = 56, 84, 3
@@ -110,8 +117,13 @@ def test_patch_embedding_and_heatmap_decoder_stay_in_float(quantized, module):
         """The product with this matrix of torch's, in whatever order the graph holds it; it must be there, in float."""
         numbers = np.sort(weight.detach().numpy().ravel())
         for node in graph.node:
-            if node.op_type in ("MatMul", "Gemm", "Conv") and node.input[1] in constants:
-                matrix = constants[node.input[1]]
+            if node.op_type not in ("MatMul", "Gemm", "Conv"):
+                continue
+            name = node.input[1]
+            while name in by_output and by_output[name].op_type in ("Transpose", "Reshape"):
+                name = by_output[name].input[0]
+            if name in constants:
+                matrix = constants[name]
                 if matrix.size == numbers.size and np.array_equal(np.sort(matrix.ravel()), numbers):
                     assert not any(i in by_output and by_output[i].op_type in QDQ for i in node.input)
                     return node
@@ -167,3 +179,63 @@ def test_products_are_found_by_what_p_v_follows_from():
         nodes, "g", [tensor("x")], [tensor("h_c"), tensor("p_v")], [constant(f"w{k}") for k in range(4)]
     )
     assert products_with_weights(helper.make_model(graph)) == ["first", "second"]
+
+
+def test_large_weights_lie_beside_the_graph(quantized, frames, features, tmp_path, monkeypatch):
+    folder, _ = quantized
+    graph = onnx.load(folder / "vision.onnx")
+    onnx.save(graph, tmp_path / "vision.onnx", save_as_external_data=True, location="vision.onnx.data")
+    monkeypatch.setattr(onnx_int8, "LARGEST", 1024)
+    quantize_vision(tmp_path / "vision.onnx", tmp_path / "vision.int8.onnx", frames, features)
+    names = {"vision.onnx", "vision.onnx.data", "vision.int8.onnx", "vision.int8.onnx.data"}
+    assert {file.name for file in tmp_path.iterdir()} == names
+    onnx.checker.check_model(str(tmp_path / "vision.int8.onnx"))
+    (tmp_path / "vision.onnx.data").unlink()  # the new graph stands alone
+    outputs = []
+    for path in (folder, tmp_path):
+        session = onnxruntime.InferenceSession(path / "vision.int8.onnx", providers=["CPUExecutionProvider"])
+        outputs.append(session.run(["h_c", "p_v"], {"frames": frames, "class_features": features}))
+    for mine, theirs in zip(*outputs, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+def test_weights_are_within_half_a_step():
+    weight = np.random.default_rng(0).normal(size=(50, 7)).astype(np.float32) * np.logspace(
+        -3, 3, 7, dtype="f"
+    )
+    weight[:, 3] = 0
+    values, scales = quantize_weight(weight)
+    assert (values.dtype, values.shape, scales.shape) == (np.int8, (50, 7), (7,))
+    assert np.abs(values).max(axis=0).tolist() == [127, 127, 127, 0, 127, 127, 127]
+    assert (np.abs(values * scales - weight) <= scales / 2 * 1.0001).all()
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "scale", "zero"),
+    [(-1, 1.55, 0.01, 100), (0, 2.55, 0.01, 0), (1, 2.55, 0.01, 0), (-2.55, -1, 0.01, 255), (0, 0, 1e-12, 0)],
+)
+def test_zero_is_on_a_step(low, high, scale, zero):
+    found = Range(low, high).affine()
+    assert found == (np.float32(scale), zero)
+    assert found[1].dtype == np.uint8
+
+
+def test_ranges_are_those_of_all_patches(quantized, module, frames, features):
+    folder, _ = quantized
+    graph = onnx.load(folder / "vision.onnx")
+    first = next(n for n in graph.graph.node if n.name == products_with_weights(graph)[0])
+    (found,) = activation_ranges(folder / "vision.onnx", [first.input[0]], frames, features).values()
+    seen = []
+    handle = module.vision.blocks[0].attn.qkv.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    with torch.no_grad():
+        module(torch.from_numpy(frames), torch.from_numpy(features))
+    handle.remove()
+    assert found.low == pytest.approx(float(seen[0].min()), rel=1e-4)
+    assert found.high == pytest.approx(float(seen[0].max()), rel=1e-4)
+
+
+def test_products_that_share_an_input_share_its_rounding(quantized):
+    folder, _ = quantized
+    nodes = onnx.load(folder / "vision.int8.onnx").graph.node
+    # qkv, proj, gate with up, down; two of the merger.
+    assert sum(node.op_type == "QuantizeLinear" for node in nodes) == 4 * BLOCKS + 2

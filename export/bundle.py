@@ -1,8 +1,10 @@
 """`tvau export`: a checkpoint becomes a bundle, each artifact compared with torch before it is kept."""
 
+import ctypes
 import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -38,6 +40,7 @@ from tvau_edge.runtime.positions import moments_differ
 
 BACKENDS = ("onnxruntime", "openvino")
 _LIBRARIES = ("torch", "onnx", "onnxruntime", "openvino", "gguf", "llama-cpp-python", "tvau-edge")
+_M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
 _CHECKED = 4  # temporal patches that graphs are compared on
 _CALIBRATED = 32
 
@@ -115,6 +118,7 @@ def export_bundle(
     """
     steps = steps or Silent()
     _check_options(options)
+    _return_freed_memory()
     steps.begin("reading checkpoint")
     checkpoint = Checkpoint.open(checkpoint_path)
     geometry = _geometry(checkpoint, options)
@@ -169,6 +173,16 @@ def export_bundle(
         return writer.finish(manifest), True
 
 
+def _return_freed_memory() -> None:
+    """Have the C library give freed blocks back to the system at once.
+
+    By itself, glibc comes to keep blocks of up to 32 MiB, which is what weights are: each part of the export would
+    then add to the ones before (measured: 0.7 GB kept of a 0.6 GB graph that was closed, against 0.03 GB).
+    """
+    with suppress(AttributeError, OSError):  # another C library
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 1 << 20)
+
+
 def _check_options(options: Options) -> None:
     unknown = [name for name in options.backends if name not in BACKENDS]
     if unknown or not options.backends:
@@ -221,10 +235,10 @@ def _export_graphs(
 
     steps.begin("vision and AHD to ONNX")
     module = checkpoint.vision_module(geometry.width, geometry.height)
-    graphs.export_vision(module, writer.path("vision.onnx"))
     expected = verify.vision_in_torch(module, checked, torch.from_numpy(features))
     window = expected["h_c"][np.arange(geometry.temporal_patches) % len(checked)]
-    del module
+    graphs.export_vision(module, writer.path("vision.onnx"))
+    del module  # before another copy of its weights is loaded to be compared
 
     def add(kind: str, backend: str, precision: Literal["fp32", "int8"], name: str) -> None:
         file = GraphFile(backend=backend, precision=precision, file=name)
@@ -246,8 +260,9 @@ def _export_graphs(
 
     steps.begin("RAE to ONNX")
     rae = checkpoint.rae_module(geometry.width, geometry.height)
-    graphs.export_rae(rae, geometry.temporal_patches, writer.path("rae.onnx"))
     motion = verify.rae_in_torch(rae, window)
+    graphs.export_rae(rae, geometry.temporal_patches, writer.path("rae.onnx"))
+    del rae
     add("rae", "onnxruntime", "fp32", "rae.onnx")
     if "openvino" in options.backends:
         steps.begin("OpenVINO")

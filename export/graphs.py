@@ -12,15 +12,45 @@ import openvino
 import torch
 from torch import Tensor, nn
 
+from tvau_edge.export.errors import ExportError
 from tvau_edge.export.model.anomaly import AnomalyVision
 from tvau_edge.export.model.rae import RegionAwareEncoder
 
 OPSET = 20
-_LARGEST = 1 << 30  # bytes of weights up to which they stay inside the .onnx file (protobuf ends at 2 GiB)
+# Bytes of weights up to which they stay inside the .onnx file. Larger ones go to a file beside it, tensor by tensor:
+# inside, the whole file would be built in memory once more, and protobuf ends at 2 GiB.
+_LARGEST = 256 << 20
+
+
+class Product(nn.Module):
+    """A linear layer whose weight [in, out] stands as the matrix product reads it.
+
+    With `nn.Linear`, the exporter would fold the transposition of each weight into a copy of it, and a checkpoint
+    would be in memory twice.
+    """
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(linear.weight.detach().t().contiguous(), requires_grad=False)
+        self.bias = linear.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x [..., in] to [..., out]."""
+        y = x @ self.weight  # [..., out]
+        return y if self.bias is None else y + self.bias
+
+
+def turn_products(module: nn.Module) -> None:
+    """Replace each linear layer by its `Product`, in place, one at a time."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.Linear):
+            setattr(module, name, Product(child))
+        else:
+            turn_products(child)
 
 
 def export_vision(module: AnomalyVision, path: Path) -> None:
-    """Write the vision graph as ONNX.
+    """Write the vision graph as ONNX; the module's linear layers are turned on the way.
 
     Inputs `frames` [B, 2, H, W, 3] uint8 and `class_features` [2, D] float32; outputs `h_c` [B, 2, H', W'] and `p_v`
     [B, N, D]. B is free, H and W are the module's.
@@ -35,7 +65,10 @@ def export_vision(module: AnomalyVision, path: Path) -> None:
 
 
 def export_rae(module: RegionAwareEncoder, patches: int, path: Path) -> None:
-    """Write the RAE graph as ONNX: `h_c` [T', 2, H', W'] -> `p_an` [T' - 1, N_base + 10, D], T' being `patches`."""
+    """Write the RAE graph as ONNX, T' being `patches`; the module's linear layers are turned on the way.
+
+    Input `h_c` [T', 2, H', W']; output `p_an` [T' - 1, N_base + 10, D].
+    """
     _export(module, (torch.zeros(patches, 2, *module.grid),), path, ["h_c"], ["p_an"], None)
 
 
@@ -47,22 +80,31 @@ def _export(
     outputs: Sequence[str],
     dynamic: tuple[object, ...] | None,
 ) -> None:
+    turn_products(module)
     size = sum(p.numel() * p.element_size() for p in module.parameters())
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(), redirect_stdout(StringIO()), torch.no_grad():
         warnings.simplefilter("ignore")  # of torch's exporter about itself
-        torch.onnx.export(
+        program = torch.onnx.export(
             module,
             inputs,
-            str(path),
             dynamo=True,
             opset_version=OPSET,
             input_names=list(names),
             output_names=list(outputs),
             dynamic_shapes=dynamic,
-            external_data=size > _LARGEST,
             verbose=False,
         )
+    if program is None:
+        raise ExportError(f"{path.name}: torch exported nothing")
+    graph = program.model.graph
+    graph.name = path.stem
+    for node in graph:
+        node.metadata_props.clear()  # stack traces, with the paths of this machine
+    program.save(str(path), external_data=size > _LARGEST)
+    # onnxscript's rewriter remembers the last graph it saw for as long as the process lives; the weights would stay.
+    for value in graph.initializers.values():
+        value.const_value = None
     onnx.checker.check_model(str(path))
 
 

@@ -7,12 +7,11 @@ way. Matrices are stored in the type that is asked for, norms and biases always 
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import gguf
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from tvau_edge.export.checkpoint import Checkpoint
@@ -26,6 +25,7 @@ _TYPES = {
     "bf16": (gguf.GGMLQuantizationType.BF16, gguf.LlamaFileType.MOSTLY_BF16, torch.bfloat16),
 }
 _SUFFIXES = (".weight", ".bias")
+_PIECE = 1 << 20  # numbers converted at a time
 
 
 def write_gguf(
@@ -65,9 +65,7 @@ def write_gguf(
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
         for done, (name, tensor) in enumerate(checkpoint.language_tensors(), 1):
-            writer.write_tensor_data(
-                _array(checkpoint, name, tensor, dtype if tensor.ndim > 1 else torch.float32)
-            )
+            writer.write_tensor_data(_Converted(checkpoint, name, tensor, dtype))  # type: ignore[arg-type]
             if advance:
                 advance(done, len(names))
         writer.close()
@@ -77,14 +75,26 @@ def write_gguf(
         partial.unlink(missing_ok=True)
 
 
-def _array(checkpoint: Checkpoint, name: str, tensor: Tensor, dtype: torch.dtype) -> NDArray[Any]:
-    converted = tensor.to(dtype)
-    if dtype == torch.float16 and not torch.isfinite(converted).all():
-        raise CheckpointError(
-            f"{checkpoint.path}: tensor '{name}' has values beyond f16's 65,504 (largest {tensor.abs().max():.3g}); "
-            "export the language model as f32"
-        )
-    return (converted.view(torch.int16) if dtype == torch.bfloat16 else converted).numpy()
+class _Converted:
+    """A tensor as the writer wants an array, converted piece by piece on its way to the file.
+
+    Whole, the token embedding of a 7B would be in memory as it is stored, converted, and once more to be checked.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, name: str, tensor: Tensor, dtype: torch.dtype) -> None:
+        self._checkpoint, self._name, self._tensor = checkpoint, name, tensor
+        self._dtype = dtype if tensor.ndim > 1 else torch.float32
+        self.nbytes = tensor.numel() * self._dtype.itemsize
+
+    def tofile(self, file: BinaryIO) -> None:
+        for piece in torch.split(self._tensor.reshape(-1), _PIECE):
+            converted = piece.to(self._dtype)
+            if self._dtype == torch.float16 and not torch.isfinite(converted).all():
+                raise CheckpointError(
+                    f"{self._checkpoint.path}: tensor '{self._name}' has values beyond f16's 65,504 (largest "
+                    f"{self._tensor.abs().max():.3g}); export the language model as f32"
+                )
+            converted.view(torch.uint8).numpy().tofile(file)
 
 
 def _add_settings(writer: gguf.GGUFWriter, checkpoint: Checkpoint, file_type: gguf.LlamaFileType) -> None:

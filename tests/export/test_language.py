@@ -1,6 +1,10 @@
 import json
+import os
+import re
 import shutil
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import gguf
 import numpy as np
@@ -11,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from transformers import Qwen2_5_VLForConditionalGeneration
 
+from tvau_edge.export import language
 from tvau_edge.export.checkpoint import Checkpoint
 from tvau_edge.export.errors import CheckpointError
 from tvau_edge.export.language import write_gguf
@@ -201,6 +206,44 @@ def test_what_stands_in_the_file(tiny_checkpoint, tiny_widths, tmp_path, kind):
         assert found == ("F32" if flat else kind.upper()), name
     norms = {t.name: t.data for t in reader.tensors}
     np.testing.assert_array_equal(norms["output_norm.weight"], checkpoint.tensor("model.norm.weight").numpy())
+
+
+@pytest.mark.parametrize("kind", ["f32", "f16", "bf16"])
+def test_pieces_make_the_same_file(tiny_checkpoint, tmp_path, monkeypatch, kind):
+    checkpoint = Checkpoint.open(tiny_checkpoint)
+    write_gguf(checkpoint, tmp_path / "whole.gguf", kind)
+    monkeypatch.setattr(language, "_PIECE", 1000)
+    write_gguf(checkpoint, tmp_path / "pieces.gguf", kind)
+    assert (tmp_path / "pieces.gguf").read_bytes() == (tmp_path / "whole.gguf").read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["f32", "f16"])
+def test_no_second_copy_of_the_largest_tensor(tmp_path, kind):
+    heights = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+    if not os.access(heights[0], os.W_OK):
+        pytest.skip("the system does not tell peaks of memory")
+    name = "model.embed_tokens.weight"
+    tensor = torch.ones(1 << 14, 1 << 12, dtype=torch.bfloat16)  # 128 MiB
+    checkpoint = SimpleNamespace(
+        names=lambda: [name],
+        shape=lambda _: tuple(tensor.shape),
+        tied=True,
+        text=SimpleNamespace(num_hidden_layers=1),
+        language_tensors=lambda: iter([(name, tensor)]),
+        path=tmp_path,
+    )
+
+    def peak():
+        return int(re.search(r"VmHWM:\s+(\d+)", heights[1].read_text())[1]) * 1024
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(language, "_add_settings", lambda *_: None)
+        patch.setattr(language, "_add_tokenizer", lambda *_: None)
+        heights[0].write_text("5")  # the peak begins anew
+        before = peak()
+        write_gguf(checkpoint, tmp_path / "out.gguf", kind)
+    assert (tmp_path / "out.gguf").stat().st_size > tensor.nbytes
+    assert peak() - before < tensor.nbytes / 2  # beside the tensor itself
 
 
 def test_tokens_and_their_types(tiny_checkpoint, tiny_gguf):

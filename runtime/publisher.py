@@ -6,7 +6,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections import deque
 from typing import Any
 
 import paho.mqtt.client as mqtt
@@ -24,7 +24,12 @@ log = logging.getLogger(__name__)
 
 _IN_FLIGHT = 20  # messages sent and not yet acknowledged
 _LATE_SECONDS = 5.0  # after which a message counts as late
-_AUTHORISATION = {"Not authorized", "Bad user name or password"}
+_ADVICE = {  # by the broker's reason
+    "Not authorized": "check broker.username and its password",
+    "Bad user name or password": "check broker.username and its password",
+    "Unsupported protocol version": "try broker.protocol or --mqtt with the other version",
+    "Session taken over": "another client has the same id; give each box its own device name or broker.client_id",
+}
 
 
 class Publisher:
@@ -42,7 +47,11 @@ class Publisher:
         self._outbox = outbox
         self.root = config.topic or f"tvau/{device}"
         self._retained: dict[str, bytes] = {}
-        self._acknowledged = threading.Event()
+        self._acknowledged: deque[int] = deque()  # packet ids
+        self._news = threading.Event()  # of them
+        self._connection = 0  # how often we were connected
+        # Held while we publish, so that nothing slips in between a new connection and what it must hear first. Not
+        # to be taken in on_publish or on_disconnect, which paho may call under locks that publishing needs.
         self._lock = threading.Lock()
         self._connected = threading.Event()
         self._answered = threading.Event()
@@ -81,7 +90,7 @@ class Publisher:
             self._client.connect(self._config.host, self._config.effective_port, self._config.keepalive)
         except ssl.SSLError as error:
             raise BrokerError(f"broker {self._config.address}: {_tls_reason(error)}") from error
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
             if not self._config.wait:
                 raise BrokerError(
                     f"broker {self._config.address}: {_network_reason(error)}; start one (apt-get install mosquitto), "
@@ -100,7 +109,8 @@ class Publisher:
             self._client.loop_stop()
             raise BrokerError(
                 f"broker {self._config.address} does not answer in {self._config.connect_seconds:g} s: is it an MQTT "
-                f"broker, and does it speak MQTT {self._config.protocol}? (broker.protocol, --mqtt)"
+                f"broker, does it speak MQTT {self._config.protocol} (broker.protocol, --mqtt), and does it want "
+                "TLS? (broker.tls, mqtts://…)"
             )
         self._sender.start()
 
@@ -134,62 +144,75 @@ class Publisher:
     def _retain(self, topic: str, payload: bytes) -> None:
         with self._lock:
             self._retained[topic] = payload
-        if self._connected.is_set():
-            self._client.publish(
-                topic, payload, qos=1, retain=True, properties=self._properties("application/json")
-            )
+            if self._connected.is_set():
+                self._publish_retained(topic, payload)
+
+    def _publish_retained(self, topic: str, payload: bytes) -> None:
+        properties = self._properties("application/json")
+        self._client.publish(topic, payload, qos=1, retain=True, properties=properties)
 
     def _send(self) -> None:
         """Keep the window of unacknowledged messages filled, in the outbox's order."""
         last = FIRST
-        in_flight: list[tuple[mqtt.MQTTMessageInfo, int]] = []
+        in_flight: dict[int, tuple[int, int]] = {}  # packet id -> message's number, connection
         while not self._stopping.is_set():
-            self._acknowledged.clear()
-            waiting = []
-            for message, number in in_flight:
-                if message.is_published():
-                    self._outbox.delivered(number)
-                else:
-                    waiting.append((message, number))
-            in_flight = waiting
-            room = _IN_FLIGHT - len(in_flight)
-            entries = self._outbox.after(last, room) if room and self._connected.is_set() else []
+            self._news.clear()
+            self._forget(in_flight)
+            connection = self._connection
+            # paho sends anew what an older connection left unacknowledged; nothing may overtake that.
+            free = self._connected.is_set() and all(sent == connection for _, sent in in_flight.values())
+            room = _IN_FLIGHT - len(in_flight) if free else 0
+            entries = self._outbox.after(last, room) if room else []
             for entry in entries:
-                payload = _marked_late(entry)
-                properties = self._verdict_properties(payload)
-                message = self._client.publish(entry.topic, payload, qos=1, properties=properties)
-                in_flight.append((message, entry.number))
+                packet = self._publish(entry, connection)
+                if packet is None:
+                    break
+                in_flight[packet] = entry.number, connection
                 last = entry.number
             if not entries:
                 # Something to send wakes us through the outbox, an acknowledgement by its event.
-                (self._acknowledged if in_flight else self._outbox).wait(0.2)
+                (self._news if in_flight else self._outbox).wait(0.2)
+        self._forget(in_flight)
+
+    def _forget(self, in_flight: dict[int, tuple[int, int]]) -> None:
+        """Take what the broker has acknowledged out of the outbox."""
+        while self._acknowledged:
+            number, _ = in_flight.pop(self._acknowledged.popleft(), (None, 0))
+            if number is not None:
+                self._outbox.delivered(number)
+
+    def _publish(self, entry: Entry, connection: int) -> int | None:
+        """Give a message to paho, which sends it until it is acknowledged; its packet id, or None when it is late."""
+        payload = _marked_late(entry)
+        properties = self._verdict_properties(payload)
+        with self._lock:
+            if self._connection != connection or not self._connected.is_set():
+                return None
+            return self._client.publish(entry.topic, payload, qos=1, properties=properties).mid
 
     def _on_publish(
         self, client: mqtt.Client, data: Any, mid: int, reason: ReasonCode, properties: Any
     ) -> None:
         if reason.is_failure:
             log.error("broker %s refused a message for good: %s", self._config.address, reason)
-        self._acknowledged.set()
+        self._acknowledged.append(mid)
+        self._news.set()
 
     def _on_connect(
         self, client: mqtt.Client, data: Any, flags: Any, reason: ReasonCode, properties: Any
     ) -> None:
         if reason.is_failure:
-            name = str(reason)
-            advice = "; check broker.username and its password" if name in _AUTHORISATION else ""
-            self._refusal = f"{name}{advice}"
+            self._refusal = _advised(reason)
             log.error("broker %s refuses us: %s", self._config.address, self._refusal)
             self._answered.set()
             return
         self._refusal = None
-        client.publish(f"{self.root}/available", "online", qos=1, retain=True)
         with self._lock:
-            retained = dict(self._retained)
-        for topic, payload in retained.items():
-            client.publish(
-                topic, payload, qos=1, retain=True, properties=self._properties("application/json")
-            )
-        self._connected.set()
+            self._connection += 1
+            client.publish(f"{self.root}/available", "online", qos=1, retain=True)
+            for topic, payload in self._retained.items():
+                self._publish_retained(topic, payload)
+            self._connected.set()
         self._answered.set()
 
     def _on_disconnect(
@@ -197,7 +220,9 @@ class Publisher:
     ) -> None:
         self._connected.clear()
         if reason.is_failure and self._refusal is None:
-            log.warning("broker %s is gone (%s); verdicts wait in the outbox", self._config.address, reason)
+            log.warning(
+                "broker %s is gone: %s; verdicts wait in the outbox", self._config.address, _advised(reason)
+            )
 
     def _properties(self, content_type: str) -> Properties | None:
         if self._config.protocol != "5":
@@ -235,35 +260,42 @@ def _acknowledged(message: mqtt.MQTTMessageInfo, seconds: float) -> None:
         log.debug("the broker went before it heard the goodbye")
 
 
+def _advised(reason: ReasonCode) -> str:
+    """The broker's reason, and what to do about it."""
+    name = str(reason)
+    return f"{name}; {_ADVICE[name]}" if name in _ADVICE else name
+
+
 def _tls_context(config: BrokerConfig) -> ssl.SSLContext:
-    assert config.tls is not None  # the caller looked
-    steps: list[tuple[str, Callable[[ssl.SSLContext], None]]] = []
     tls = config.tls
-    if tls.certificate and tls.key:
-        pair = str(tls.certificate), str(tls.key)
-        steps.append(("broker.tls.certificate", lambda context: context.load_cert_chain(*pair)))
+    assert tls is not None  # the caller looked
     try:
         context = ssl.create_default_context(cafile=str(tls.ca) if tls.ca else None)
     except (OSError, ssl.SSLError) as error:
         raise ConfigError(f"broker.tls.ca = {tls.ca}: cannot be loaded: {error}") from error
-    for key, step in steps:
+    if tls.certificate and tls.key:
         try:
-            step(context)
+            # The empty password: OpenSSL would ask for one at the terminal.
+            context.load_cert_chain(str(tls.certificate), str(tls.key), password=lambda: b"")
         except (OSError, ssl.SSLError) as error:
-            raise ConfigError(f"{key} = {tls.certificate}: cannot be loaded: {error}") from error
+            raise ConfigError(
+                f"broker.tls.certificate = {tls.certificate} and key = {tls.key}: cannot be loaded: {error}"
+            ) from error
     if tls.alpn:
         context.set_alpn_protocols(list(tls.alpn))
     return context
 
 
-def _network_reason(error: OSError) -> str:
+def _network_reason(error: OSError | UnicodeError) -> str:
     match error:
         case ConnectionRefusedError():
             return "nothing listens there (connection refused)"
-        case socket.gaierror():
+        case socket.gaierror() | UnicodeError():
             return "no such host"
         case TimeoutError():
             return "no answer (timed out)"
+        case ConnectionError():  # while we connect, only TLS talks to the other side
+            return "it cut the connection; is the port one that speaks TLS?"
         case _:
             return error.strerror or str(error)
 
@@ -271,11 +303,18 @@ def _network_reason(error: OSError) -> str:
 def _tls_reason(error: ssl.SSLError) -> str:
     if not isinstance(error, ssl.SSLCertVerificationError):
         return f"TLS failed: {error.reason or error}; is the port one that speaks TLS?"
-    expired, wrong_host = 10, 62  # X509_V_ERR_CERT_HAS_EXPIRED, X509_V_ERR_HOSTNAME_MISMATCH
-    if error.verify_code == expired:
-        return "its certificate has expired; renew it at the broker"
-    if error.verify_code == wrong_host:
-        return "its certificate is for another host; use the name that the certificate holds in broker.host"
-    return (
-        f"its certificate is not signed by an authority we know ({error.verify_message}); set broker.tls.ca"
-    )
+    # By OpenSSL's X509_V_ERR_…: CERT_NOT_YET_VALID, CERT_HAS_EXPIRED, HOSTNAME_MISMATCH, IP_ADDRESS_MISMATCH.
+    match error.verify_code:
+        case 9:
+            return "its certificate is not valid yet; is this device's clock right?"
+        case 10:
+            return "its certificate has expired; renew it at the broker (or is this device's clock wrong?)"
+        case 62 | 64:
+            return (
+                "its certificate is for another host; use the name that the certificate holds in broker.host"
+            )
+        case _:
+            return (
+                f"its certificate is not signed by an authority we know ({error.verify_message}); "
+                "set broker.tls.ca"
+            )

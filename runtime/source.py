@@ -12,22 +12,25 @@ from typing import Any
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from tvau_edge.runtime.errors import SourceError
+from tvau_edge.runtime.stamps import Stamps
 
 log = logging.getLogger(__name__)
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp")
-_LIVE = ("rtsp://", "rtsps://", "rtmp://", "udp://", "http://", "https://")
-_PASSWORD = re.compile(r"//[^/@]*@")
-# PyAV's interpolation for scaling to the model's size; Qwen2.5-VL's processor is bicubic as well.
-_BICUBIC = "BICUBIC"
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_LOGIN = re.compile(r"://.*@")  # greedy: a password may itself hold '@' or '/'
+_SECRET = re.compile(r"\b(user|usr|login|pass|pwd|token|key|secret|auth)(\w*)=[^&\s]*", re.IGNORECASE)
+_JOIN_SECONDS = 1.0  # that closing waits for a reader; one that FFmpeg holds ends by its own time limit
+_scalers = threading.local()
 
 
 def redact(text: str) -> str:
-    """Hide the user and password of every address in a text."""
-    return _PASSWORD.sub("//***@", text)
+    """Hide the user and password of an address, before the host or in the query."""
+    return _SECRET.sub(r"\1\2=***", _LOGIN.sub("://***@", text))
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +40,9 @@ class Frame:
     Attributes:
         camera: name of the camera.
         index: number of the frame, from 0, as decoded.
-        pts: seconds since the first frame of the source; never falls.
+        pts: seconds since the first frame of the source; always rises.
         time: seconds since the epoch at which a live frame came; for a file, its start of playing plus `pts`.
-        picture: the decoded picture.
+        picture: the decoded picture, before the rotation that the file asks for.
     """
 
     camera: str
@@ -50,35 +53,62 @@ class Frame:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height in pixels."""
-        return self.picture.width, self.picture.height
+        """Width and height in pixels, upright."""
+        width, height = self.picture.width, self.picture.height
+        return (height, width) if self._turns % 2 else (width, height)
 
     @property
     def image(self) -> NDArray[np.uint8]:
-        """The frame as [H, W, 3] uint8 RGB."""
-        return np.asarray(self.picture.to_ndarray(format="rgb24"), dtype=np.uint8)
+        """The frame as [H, W, 3] uint8 RGB, upright."""
+        return self._convert("full", *self.size)
 
     def scaled(self, width: int, height: int) -> NDArray[np.uint8]:
-        """The frame scaled to [height, width, 3] uint8 RGB, bicubic."""
-        scaled = self.picture.reformat(width, height, "rgb24", interpolation=_BICUBIC)
-        return np.asarray(scaled.to_ndarray(), dtype=np.uint8)
+        """The frame scaled to [height, width, 3] uint8 RGB, upright, bicubic as in Qwen2.5-VL's processor.
+
+        Raises:
+            SourceError: FFmpeg cannot convert pictures of this kind.
+        """
+        return self._convert("scaled", width, height)
+
+    @property
+    def _turns(self) -> int:
+        """Quarter turns, counter-clockwise, that bring the picture upright."""
+        return round(self.picture.rotation / 90) % 4
+
+    def _convert(self, purpose: str, width: int, height: int) -> NDArray[np.uint8]:
+        turns = self._turns
+        if turns % 2:
+            width, height = height, width
+        try:
+            # One scaler per thread and purpose: FFmpeg sets one up in three times the time of using it.
+            scaler = _scalers.__dict__.setdefault(purpose, VideoReformatter())
+            rgb = scaler.reformat(self.picture, width, height, "rgb24", interpolation="BICUBIC", threads=1)
+            image = np.asarray(rgb.to_ndarray(), dtype=np.uint8)
+        except (av.FFmpegError, ValueError) as error:
+            kind = f"{self.picture.width}x{self.picture.height} {self.picture.format.name}"
+            raise SourceError(
+                f"camera {self.camera}: its pictures ({kind}) cannot be converted to RGB: {error}; set the camera "
+                "to H.264 or MJPEG, or re-encode the file"
+            ) from error
+        return np.ascontiguousarray(np.rot90(image, turns)) if turns else image
 
 
 class Source:
-    """An open source; iterate it for its frames, close it when done.
+    """An open source; iterate it once for its frames, close it when done, from any thread.
 
-    A picture that cannot be decoded is skipped and counted in `broken`. The end of a file ends the iteration;
-    a live source that falls silent raises.
+    A picture that cannot be decoded is skipped and counted in `broken`. The end of a file ends the iteration, and
+    `truncated` tells whether it came before the length that the file announces. A live source that ends or falls
+    silent raises.
 
     Args:
         address: path of a video or of a folder of images, /dev/video0, or rtsp://….
         camera: name for frames and messages.
-        stall_seconds: a live source that is silent for longer has stalled.
+        stall_seconds: a live source that shows no picture for longer has stalled.
         image_rate: frames per second of a folder of images.
 
     Raises:
-        SourceError: it cannot be opened; says why and what to do. While iterating: it stalled, or not one
-            picture of it could be decoded.
+        SourceError: it cannot be opened; says why and what to do. While iterating: a live source stalled or
+            ended, or not one picture could be decoded.
     """
 
     def __init__(
@@ -87,27 +117,33 @@ class Source:
         self.camera = camera
         self.name = redact(address)
         self.live = self.is_live(address)
+        self.stall_seconds = stall_seconds
         self.broken = 0
+        self.truncated = False
         self._image_rate = image_rate
-        self._stall_seconds = stall_seconds
         self._images: list[Path] = []
         self._container: Any = None
-        if Path(address).is_dir():
-            self._images = sorted(p for p in Path(address).iterdir() if p.suffix.lower() in IMAGES)
-            if not self._images:
-                raise SourceError(f"camera {camera}: {address} holds no images ({', '.join(IMAGES)})")
-            return
-        if not self.live:
-            _check_file(address, camera)
+        self._closed = False
+        self._seen = 0.0  # when the newest picture came, by the monotonic clock
+        self._reading = threading.Lock()
+        if not _SCHEME.match(address):
+            address = address if self.live else str(Path(address).absolute())
+            if self._check_path(Path(address)):
+                self._images = self._list_images(Path(address))
+                return
         self._container = self._open(address)
         if not self._container.streams.video:
             self._container.close()
-            raise SourceError(f"camera {camera}: {self.name} has no video stream")
+            raise self._wrong("has no video stream; it may be a sound file")
+        if self.live and self._container.duration:  # a file, although it comes over the network
+            self.live = False
 
     @staticmethod
     def is_live(address: str) -> bool:
         """Whether an address is a camera or a stream, which cannot be read a second time."""
-        return address.startswith((*_LIVE, "/dev/"))
+        if _SCHEME.match(address):
+            return not address.lower().startswith("file://")
+        return address.startswith("/dev/") and not address.startswith("/dev/shm/")  # noqa: S108 (no temporary file)
 
     def __enter__(self) -> "Source":
         return self
@@ -118,106 +154,192 @@ class Source:
         self.close()
 
     def close(self) -> None:
-        """Let go of the camera or file."""
-        if self._container is not None:
-            self._container.close()
+        """Let go of the camera or file; a thread that is reading does so as soon as FFmpeg returns to it."""
+        self._closed = True
+        if self._container is not None and self._reading.acquire(blocking=False):
+            try:
+                self._container.close()
+            finally:
+                self._reading.release()
+
+    def _wrong(self, what: str) -> SourceError:
+        return SourceError(f"camera {self.camera}: {self.name} {what}")
+
+    def _check_path(self, path: Path) -> bool:
+        """Say what is wrong with a path before FFmpeg does, in words that help; tell whether it is a folder."""
+        try:
+            if path.is_dir():
+                return True
+            if not path.exists():
+                raise self._wrong(
+                    "is absent: no such device; is the camera plugged in? `ls /dev/video*` shows those that are"
+                    if self.live
+                    else "is absent: no such file, folder or device"
+                )
+            if not (path.is_file() or path.is_char_device()):
+                raise self._wrong("is neither a file, a folder nor a camera")
+            if path.is_file():
+                with path.open("rb") as file:
+                    if not file.read(1):
+                        raise self._wrong("is empty (0 bytes)")
+        except OSError as error:
+            raise self._wrong(f"cannot be read: {error.strerror}; check its permissions") from error
+        return False
+
+    def _list_images(self, folder: Path) -> list[Path]:
+        try:
+            images = [path for path in folder.iterdir() if path.suffix.lower() in IMAGES]
+        except OSError as error:
+            raise self._wrong(f"cannot be read: {error.strerror}; check its permissions") from error
+        if not images:
+            raise self._wrong(f"holds no images ({', '.join(IMAGES)})")
+        return sorted(images, key=lambda path: _natural(path.name))
 
     def _open(self, address: str) -> Any:
-        options, form = {}, None
-        if address.startswith("rtsp"):
-            options = {"rtsp_transport": "tcp"}
-        if address.startswith("/dev/"):
+        options: dict[str, str] = {}
+        form = timeout = None
+        if address.lower().startswith(("rtsp://", "rtsps://")):
+            options = {"rtsp_transport": "tcp", "allowed_media_types": "video"}
+        elif address.startswith("/dev/") and self.live:
             form = "v4l2"
+        if self.live:
+            timeout = (self.stall_seconds, self.stall_seconds)
+        began = time.monotonic()
         try:
-            timeout = (self._stall_seconds, self._stall_seconds) if self.live else None
             return av.open(address, format=form, options=options, timeout=timeout)
         except (av.FFmpegError, OSError, ValueError) as error:
+            # By the clock: FFmpeg's protocols report its time limit each in another way.
+            if timeout and time.monotonic() - began >= self.stall_seconds:
+                raise self._wrong(
+                    f"did not answer within {self.stall_seconds:g} s; is the camera on, the address right?"
+                ) from error
             reason = redact(str(getattr(error, "strerror", None) or error))
             advice = (
                 "is the camera on, the address right, the network there?"
                 if self.live
-                else "it is no video that FFmpeg can read, or it is damaged"
+                else "it is no video that FFmpeg can read, or it is damaged; try to play or re-encode it"
             )
-            raise SourceError(f"camera {self.camera}: cannot open {self.name}: {reason}; {advice}") from error
+            raise self._wrong(f"cannot be opened: {reason}; {advice}") from error
 
     def __iter__(self) -> Iterator[Frame]:
         started = time.time()
-        first: float | None = None
-        last = -1.0
-        index = 0
-        for picture, stamp in self._pictures():
-            first = stamp if first is None else first
-            pts = stamp - first
-            if pts <= last:
-                # A stamp that is missing, repeated or jumps back: the frame still came after the one before.
-                first -= last + 1e-3 - pts
-                pts = last + 1e-3
-            last = pts
-            now = time.time() if self.live else started + pts
-            yield Frame(self.camera, index, pts, now, picture)
+        stream = None if self._container is None else self._container.streams.video[0]
+        stamps = Stamps(self._image_rate if stream is None else float(stream.average_rate or 0), self.live)
+        index, pts = 0, 0.0
+        for picture, stamp in self._image_pictures() if stream is None else self._stream_pictures(stream):
+            pts = stamps.next(stamp)
+            yield Frame(self.camera, index, pts, time.time() if self.live else started + pts, picture)
             index += 1
-        if index == 0:
-            raise SourceError(
-                f"camera {self.camera}: not one picture of {self.name} could be decoded ({self.broken} were broken)"
-            )
+        if self._closed:
+            return
         if self.broken:
             log.warning("camera %s: %d broken pictures were skipped", self.camera, self.broken)
+        if index == 0:
+            raise self._wrong(f"shows nothing: not one picture could be decoded ({self.broken} were broken)")
+        if self.live:
+            raise self._wrong("ended: the camera or its server closed the stream")
+        if stream is not None:
+            self._judge_end(stream, pts + stamps.period)
 
-    def _pictures(self) -> Iterator[tuple[av.VideoFrame, float]]:
-        """Pictures with their time stamps in seconds, as the source has them."""
-        if self._images:
-            for number, path in enumerate(self._images):
-                yield from ((picture, number / self._image_rate) for picture in self._read_image(path))
-            return
-        stream = self._container.streams.video[0]
-        stream.thread_type = "SLICE"  # frame threads would hold several frames back
-        rate = float(stream.average_rate or 25)
-        stamp = 0.0
-        packets = self._container.demux(stream)
-        while True:
-            try:
-                packet = next(packets)
-            except StopIteration:
-                return
-            except av.FFmpegError as error:
-                if self.live:
-                    raise SourceError(
-                        f"camera {self.camera}: {self.name} stalled or was cut: {redact(str(error))}"
-                    ) from error
-                # A file that ends in the middle: what was decoded is delivered.
-                log.warning("camera %s: %s ends early: %s", self.camera, self.name, redact(str(error)))
-                self.broken += 1
-                return
-            try:
-                pictures = packet.decode()
-            except av.FFmpegError:
-                self.broken += 1
-                continue
-            for picture in pictures:
-                stamp = picture.time if picture.time is not None else stamp + 1 / rate
-                yield picture, stamp
-
-    def _read_image(self, path: Path) -> Iterator[av.VideoFrame]:
+    def _stream_pictures(self, stream: Any) -> Iterator[tuple[av.VideoFrame, float | None]]:
+        """Pictures with their time stamps in seconds, as the stream has them."""
+        # Frame threads would hold frames back, and no thread count made 768x432 faster.
+        stream.thread_type = "SLICE"
+        stream.codec_context.thread_count = 1
+        # Of all streams, so that sound which goes on does not hide that the pictures stalled.
+        packets = self._container.demux()
+        self._seen = time.monotonic()
         try:
-            with av.open(str(path)) as container:
-                yield next(container.decode(video=0))
-        except (av.FFmpegError, OSError, StopIteration) as error:
+            while not self._closed:
+                with self._reading:
+                    pictures, ended = ([], True) if self._closed else self._next_pictures(packets, stream)
+                for picture in pictures:
+                    if picture.is_corrupt:
+                        self.broken += 1
+                        continue
+                    # Not `picture.time`: pictures that are flushed have no time base of their own.
+                    yield picture, None if picture.pts is None else float(picture.pts * stream.time_base)
+                    self._seen = time.monotonic()  # what the caller took is not the camera's silence
+                if ended:
+                    return
+                if self.live and self._silent():
+                    raise self._stalled()
+        finally:
+            if self._closed:
+                self.close()  # was asked for while the lock was ours
+
+    def _next_pictures(self, packets: Iterator[Any], stream: Any) -> tuple[list[Any], bool]:
+        """Read one packet; returns the pictures that it completes, and whether it was the last."""
+        try:
+            packet = next(packets, None)
+            if packet is None:
+                return [], True
+        except av.FFmpegError as error:
+            # FFmpeg's own word for its time limit, though not every protocol passes it on.
+            if isinstance(error, av.error.ExitError) or (self.live and self._silent()):
+                raise self._stalled() from error
+            if self.live:
+                raise self._wrong(f"was cut: {redact(str(error.strerror))}") from error
+            log.warning("camera %s: %s is damaged: %s", self.camera, self.name, error.strerror)
+            self.truncated = True
+            packet = None  # what the decoder still holds is delivered
+        try:
+            if packet is None:
+                return stream.codec_context.decode(None), True
+            return (packet.decode() if packet.stream is stream else []), False
+        except av.FFmpegError:
             self.broken += 1
-            log.warning("camera %s: %s cannot be decoded and is skipped: %s", self.camera, path, error)
+            return [], packet is None
+
+    def _silent(self) -> bool:
+        return time.monotonic() - self._seen >= self.stall_seconds
+
+    def _stalled(self) -> SourceError:
+        return self._wrong(
+            f"stalled: no picture for {self.stall_seconds:g} s; is the camera on, the network there?"
+        )
+
+    def _judge_end(self, stream: Any, seconds: float) -> None:
+        """Warn about a file that ends well before the length that it announces."""
+        announced = 0.0
+        if stream.duration:
+            announced = float(stream.duration * stream.time_base)
+        elif self._container.duration and len(self._container.streams) == 1:
+            announced = self._container.duration / 1e6
+        if announced - seconds > max(1.0, 0.05 * announced):
+            self.truncated = True
+            log.warning(
+                "camera %s: %s ends after %.1f of %.1f s; the file is cut off or damaged",
+                self.camera,
+                self.name,
+                seconds,
+                announced,
+            )
+
+    def _image_pictures(self) -> Iterator[tuple[av.VideoFrame, float]]:
+        for number, path in enumerate(self._images):
+            if self._closed:
+                return
+            try:
+                # By content, not by name: to FFmpeg a % in a name means a numbered series.
+                with path.open("rb") as file, av.open(file, "r") as container:
+                    picture = next(container.decode(video=0))
+            except (av.FFmpegError, OSError, StopIteration, IndexError) as error:
+                self.broken += 1
+                log.log(
+                    logging.WARNING if self.broken == 1 else logging.DEBUG,
+                    "camera %s: %s cannot be decoded and is skipped: %s",
+                    self.camera,
+                    path,
+                    getattr(error, "strerror", None) or type(error).__name__,
+                )
+                continue
+            yield picture, number / self._image_rate
 
 
-def _check_file(address: str, camera: str) -> None:
-    """Say what is wrong with a path before FFmpeg does, in words that help."""
-    path = Path(address)
-    if not path.exists():
-        raise SourceError(f"camera {camera}: {address}: no such file, folder or device")
-    try:
-        with path.open("rb") as file:
-            empty = not file.read(1)
-    except OSError as error:
-        raise SourceError(f"camera {camera}: {address} cannot be read: {error.strerror}") from error
-    if empty:
-        raise SourceError(f"camera {camera}: {address} is empty (0 bytes)")
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Sorts numbers by value: frame2 before frame10."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 class LatestFrames:
@@ -226,18 +348,29 @@ class LatestFrames:
     Args:
         source: an open live source; closed with this.
         depth: frames that may wait; when another comes, the oldest is dropped and counted in `dropped`.
+
+    Raises:
+        SourceError: while iterating: what the source raised, or it has been silent for too long.
     """
 
     def __init__(self, source: Source, depth: int = 2) -> None:
         self._source = source
         self._depth = depth
         self._frames: list[Frame] = []
-        self._error: SourceError | None = None
+        self._error: Exception | None = None
         self._done = False
         self._changed = threading.Condition()
         self.dropped = 0
         self._thread = threading.Thread(target=self._read, name=f"camera {source.camera}", daemon=True)
         self._thread.start()
+
+    def __enter__(self) -> "LatestFrames":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
     def _read(self) -> None:
         try:
@@ -250,7 +383,7 @@ class LatestFrames:
                         self._frames.pop(0)
                         self.dropped += 1
                     self._changed.notify()
-        except SourceError as error:
+        except Exception as error:  # raised again where the frames are taken
             self._error = error
         finally:
             with self._changed:
@@ -260,7 +393,10 @@ class LatestFrames:
     def __iter__(self) -> Iterator[Frame]:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._frames or self._done)
+                # The source sees its silence itself, except where a driver never returns from a read.
+                patience = self._source.stall_seconds + _JOIN_SECONDS
+                if not self._changed.wait_for(lambda: self._frames or self._done, patience):
+                    raise self._source._stalled()
                 if not self._frames:
                     break
                 frame = self._frames.pop(0)
@@ -274,5 +410,5 @@ class LatestFrames:
             self._done = True
             self._frames.clear()
             self._changed.notify()
-        self._thread.join(timeout=self._source._stall_seconds)
         self._source.close()
+        self._thread.join(timeout=_JOIN_SECONDS)

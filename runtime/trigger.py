@@ -26,10 +26,10 @@ class EventUpdate:
         camera: name of the camera.
         event: id of the event.
         phase: start, update or end.
-        started: epoch seconds of the patch that opened it.
-        ended: epoch seconds of the patch that closed it, at its end.
+        started: epoch seconds of the first of the patches that opened it.
+        ended: epoch seconds of the patch that closed it, at its end; never before `started`.
         peak: highest score so far, 0..1.
-        patches: temporal patches since its opening, from 1.
+        patches: temporal patches since its start, from 1.
         window: the evidence behind it.
     """
 
@@ -76,6 +76,7 @@ class Trigger:
         self._evidence: deque[Evidence] = deque(maxlen=window)
         self._above = self._below = 0
         self._event: UUID | None = None
+        # Of the event, or of the patches in a row that may become one.
         self._started = self._peak = self._told = 0.0
         self._patches = 0
 
@@ -83,28 +84,40 @@ class Trigger:
         """Take the evidence of the next patch; returns news of an event, if there is any."""
         self._evidence.append(evidence)
         self._above = self._above + 1 if evidence.score >= self._thresholds.open else 0
-        self._below = self._below + 1 if evidence.score < self._thresholds.close else 0
+        # A score that is no number is below: it can close an event, but not hold one open for ever.
+        self._below = 0 if evidence.score >= self._thresholds.close else self._below + 1
         if self._event is None:
+            if self._above <= 1:
+                self._started, self._peak, self._patches = evidence.time, 0.0, 0
+            self._count(evidence)
             if self._above < self._open_after:
                 return None
-            self._event, self._started, self._peak, self._patches = uuid4(), evidence.time, evidence.score, 1
+            self._event = uuid4()
             return self._tell("start", evidence)
-        self._patches += 1
-        self._peak = max(self._peak, evidence.score)
+        self._count(evidence)
         if self._below >= self._close_after:
             return self._close(evidence)
-        if evidence.time - self._told >= self._update_seconds:
+        # A clock that was set back must not silence the updates.
+        if not 0 <= evidence.time - self._told < self._update_seconds:
             return self._tell("update", evidence)
         return None
 
     def flush(self) -> EventUpdate | None:
-        """Close the event that is open, as a source does that ends."""
-        return self._close(self._evidence[-1]) if self._event is not None else None
+        """Close the event that is open and forget the evidence, as a source does that ends."""
+        update = self._close(self._evidence[-1]) if self._event is not None else None
+        self._evidence.clear()
+        self._above = self._below = 0
+        return update
 
     @property
     def current(self) -> EventUpdate | None:
         """The open event as it stands, as an update that nobody is told."""
         return self._news("update", None) if self._event is not None else None
+
+    def _count(self, evidence: Evidence) -> None:
+        self._patches += 1
+        if evidence.score > self._peak:
+            self._peak = evidence.score
 
     def _close(self, evidence: Evidence) -> EventUpdate:
         update = self._tell("end", evidence)
@@ -113,7 +126,7 @@ class Trigger:
 
     def _tell(self, phase: Phase, evidence: Evidence) -> EventUpdate:
         self._told = evidence.time
-        return self._news(phase, evidence.time if phase == "end" else None)
+        return self._news(phase, max(evidence.time, self._started) if phase == "end" else None)
 
     def _news(self, phase: Phase, ended: float | None) -> EventUpdate:
         assert self._event is not None  # only called while one is open

@@ -15,7 +15,10 @@ import paho.mqtt.client as mqtt
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
+from tvau_edge.runtime.broker_config import BrokerConfig
 from tvau_edge.runtime.manifest import Geometry
+from tvau_edge.runtime.outbox import Outbox
+from tvau_edge.runtime.publisher import Publisher
 
 MOSQUITTO = next(
     (p for p in ("/usr/sbin/mosquitto", shutil.which("mosquitto")) if p and Path(p).exists()), None
@@ -265,13 +268,15 @@ def tls_mosquitto(make_mosquitto: Callable[..., Mosquitto], authority: Authority
 class Subscriber:
     """Collects what is published under `#`, through restarts of the broker."""
 
-    def __init__(self, port: int, protocol: int = mqtt.MQTTv5) -> None:
+    def __init__(self, port: int, qos: int = 1) -> None:
         self._messages: list[mqtt.MQTTMessage] = []
         self._changed = threading.Condition()
         self._subscriptions = 0
-        self._client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=protocol)  # type: ignore[arg-type]
+        self._gone = threading.Event()
+        self._client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
         self._client.reconnect_delay_set(1, 1)
-        self._client.on_connect = lambda client, *_: client.subscribe("#", qos=1)
+        self._client.on_connect = lambda client, *_: client.subscribe("#", qos=qos)
+        self._client.on_disconnect = lambda *_: self._gone.set()
         self._client.on_subscribe = self._subscribed
         self._client.on_message = self._collect
         self._client.connect("127.0.0.1", port, keepalive=5)
@@ -293,14 +298,14 @@ class Subscriber:
         with self._changed:
             assert self._changed.wait_for(lambda: self._subscriptions >= number, PATIENCE), "no subscription"
 
+    def await_end(self) -> None:
+        """Wait until all has been read that a broker had sent before it went."""
+        assert self._gone.wait(PATIENCE), "the broker is still there"
+
     def on(self, topic: str) -> list[mqtt.MQTTMessage]:
-        """What has come on a topic, or on all that end so if it starts with `*`."""
+        """What has come on a topic."""
         with self._changed:
-            return [
-                m
-                for m in self._messages
-                if m.topic == topic or (topic[0] == "*" and m.topic.endswith(topic[1:]))
-            ]
+            return [message for message in self._messages if message.topic == topic]
 
     def payloads(self, topic: str) -> list[bytes]:
         return [bytes(message.payload) for message in self.on(topic)]
@@ -328,8 +333,8 @@ def subscribe() -> Iterator[Callable[..., Subscriber]]:
     """Starts subscribers, given the broker's port."""
     running: list[Subscriber] = []
 
-    def start(port: int, protocol: int = mqtt.MQTTv5) -> Subscriber:
-        running.append(Subscriber(port, protocol))
+    def start(port: int, qos: int = 1) -> Subscriber:
+        running.append(Subscriber(port, qos))
         return running[-1]
 
     yield start
@@ -341,3 +346,26 @@ def subscribe() -> Iterator[Callable[..., Subscriber]]:
 def subscriber(mosquitto: Mosquitto, subscribe: Callable[..., Subscriber]) -> Subscriber:
     """One that listens to `mosquitto`."""
     return subscribe(mosquitto.port)
+
+
+@pytest.fixture
+def outbox(tmp_path: Path) -> Iterator[Outbox]:
+    """An empty outbox."""
+    box = Outbox(tmp_path / "outbox.db")
+    yield box
+    box.close()
+
+
+@pytest.fixture
+def make_publisher(outbox: Outbox) -> Iterator[Callable[..., Publisher]]:
+    """Makes publishers of the device `box` out of `outbox`, given the port; they stop when the test ends."""
+    running: list[Publisher] = []
+
+    def make(port: int, **settings: object) -> Publisher:
+        config = BrokerConfig.model_validate({"host": "127.0.0.1", "port": port, **settings})
+        running.append(Publisher(config, "box", outbox))
+        return running[-1]
+
+    yield make
+    for publisher in running:
+        publisher.stop(0)

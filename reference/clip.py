@@ -20,6 +20,8 @@ from tvau_edge.reference.scene import (
 )
 
 FRAMES_PER_SECOND = 12
+HELD_OUT = 100_000  # clips of seeds from here on are never trained on, and neither are their streets
+_STREETS = 10_000
 _CELLS = (
     ("upper left", "upper center", "upper right"),
     ("middle left", "center", "middle right"),
@@ -87,7 +89,8 @@ class Clip:
         if anomaly is not None and anomaly not in ABNORMAL:
             raise ValueError(f"unknown anomaly {anomaly!r}; known: {', '.join(ABNORMAL)}")
         rng = np.random.default_rng([seed, 21])
-        street = Layout.draw(int(rng.integers(10_000)) if layout is None else layout)
+        drawn = int(rng.integers(_STREETS)) + (_STREETS if seed >= HELD_OUT else 0)
+        street = Layout.draw(drawn if layout is None else layout)
         actors = [normal_actor(street, rng, seconds) for _ in range(rng.integers(2, 7))]
         if anomaly is not None:
             actors += abnormal_actors(street, rng, seconds, anomaly)

@@ -5,16 +5,22 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 from transformers import Qwen2_5_VLForConditionalGeneration
 
+from tvau_edge.export.model.ahd import AnomalyHeatmapDecoder
 from tvau_edge.export.model.rae import RegionAwareEncoder
+from tvau_edge.export.model.vision import VisionTower
+from tvau_edge.reference.heatmaps import maps
 from tvau_edge.reference.miniature import Sequences
 from tvau_edge.reference.narration import QUESTIONS
-from tvau_edge.reference.pretrain import answer_loss
+from tvau_edge.reference.pretrain import answer_loss, merge
 from tvau_edge.reference.progress import Course
 from tvau_edge.reference.samples import GEOMETRY, Sample
+
+_FIRST = 8.0  # weight of the token that says yes or no
 
 
 @dataclass(frozen=True)
@@ -69,5 +75,18 @@ def train_dialogue(
             embeds, positions, labels = sequences.batch(
                 embed, torch.stack(p_v).float().to(course.device), p_an, turns
             )
-            loss = answer_loss(language, embed, embeds, positions, labels)
+            loss = answer_loss(language, embed, embeds, positions, labels, first=_FIRST)
         course.update(loss, optimizer)
+
+
+@torch.no_grad()
+def read_evidence(
+    tower: VisionTower,
+    decoder: AnomalyHeatmapDecoder,
+    class_features: Tensor,
+    taps: NDArray[np.float16],
+    device: torch.device,
+) -> Evidence:
+    """What the frozen vision side makes of one clip, from its taps [K, taps, H', W', width]; float16."""
+    values = torch.from_numpy(taps).to(device).float()
+    return Evidence(maps(decoder, class_features, values).half(), merge(tower, values[:, -1]).half())

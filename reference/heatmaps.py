@@ -2,63 +2,83 @@
 
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tvau_edge.export.model.ahd import ABNORMAL, AnomalyHeatmapDecoder
-from tvau_edge.export.model.vision import VisionTower
 from tvau_edge.reference.progress import Course
 from tvau_edge.reference.samples import Sample
 
-_SEEN = 0.10  # share of a cell from which it counts as abnormal; from a tenth of that it is left open
-_WEIGHT = 3.0  # of an abnormal cell: few are
+_SEEN = 0.04  # share of a cell from which it counts as abnormal; a smaller share is left open
+_WEIGHT = 6.0  # of a patch's abnormal cells together: a bag in one cell counts as much as a car in twenty
+_BACKGROUND = 16  # cells of empty street learned from each patch, beside those in which something stands
 
 
 def train_heatmaps(
     decoder: AnomalyHeatmapDecoder,
-    tower: VisionTower,
     class_features: Tensor,
     samples: Sequence[Sample],
+    seen: NDArray[np.float16],
     course: Course,
     batch: int = 32,
 ) -> None:
-    """Train AHD on single temporal patches; `class_features` [2, D] come from the frozen language model."""
+    """Train AHD on single cells of single temporal patches.
+
+    Most cells show empty street, which is soon learned: of those a few are drawn, of the others all.
+
+    Args:
+        decoder: trained in place.
+        class_features: [2, D], from the frozen language model.
+        samples: the clips.
+        seen: their taps, [clips, K, taps, H', W', width].
+        course: how long.
+        batch: temporal patches in a step.
+    """
     rng = np.random.default_rng(course.seed + 2)
-    optimizer = course.optimizer(list(decoder.parameters()), rate=3e-3)
+    optimizer = course.optimizer([*decoder.mlps.parameters()], rate=2e-3)
+    # The scale of the similarities bounds how sharp the softmax can be: it must move faster than the rest.
+    optimizer.add_param_group({"params": [decoder.weights], "weight_decay": 0.0, "peak": 5e-2, "lr": 0.0})
+    occupied = [np.stack([_near(patch[0] > 0) for patch in sample.attributes]) for sample in samples]
     for _ in course.steps("ahd"):
-        frames, shares = [], []
+        cells, target, weight = [], [], []
         for _ in range(batch):
-            sample = samples[rng.integers(len(samples))]
-            patch = rng.integers(len(sample.frames))
-            frames.append(sample.frames[patch])
-            shares.append(sample.abnormal[patch])
-        with torch.no_grad():
-            taps, _ = tower(torch.from_numpy(np.stack(frames)).to(course.device))
-        share = torch.from_numpy(np.stack(shares)).float().to(course.device)  # [B, H', W']
+            clip = rng.integers(len(samples))
+            patch = rng.integers(len(occupied[clip]))
+            share = samples[clip].abnormal[patch].ravel().astype(np.float32)  # [H' W']
+            chosen = occupied[clip][patch].ravel() | (share > 0)
+            chosen[rng.integers(chosen.size, size=_BACKGROUND)] = True
+            chosen &= (share == 0) | (share >= _SEEN)
+            abnormal = share[chosen] >= _SEEN
+            taps = seen[clip, patch].reshape(seen.shape[2], share.size, -1)  # [taps, H' W', width]
+            cells.append(taps[:, chosen])
+            target.append(abnormal)
+            weight.append(np.where(abnormal, _WEIGHT / max(2, abnormal.sum()), 1.0))
+        stack = torch.from_numpy(np.concatenate(cells, axis=1)).to(course.device).float()  # [taps, n, width]
         with course.precision():
-            h_c = decoder(taps, class_features)
-        course.update(heatmap_loss(h_c, share), optimizer)
+            # A decoder does not look beside a cell: any number of them makes a map of one row.
+            h_c = decoder(list(stack[:, None, None]), class_features)  # [1, 2, 1, n]
+        loss = cell_loss(h_c[0, :, 0], np.concatenate(target), np.concatenate(weight))
+        course.update(loss, optimizer)
 
 
-def heatmap_loss(h_c: Tensor, share: Tensor) -> Tensor:
-    """Cross-entropy of the class of each cell: h_c [B, 2, H', W'], share of each cell that is abnormal [B, H', W']."""
-    target = (share >= _SEEN).long()
-    weight = torch.where(target == ABNORMAL, _WEIGHT, 1.0)
-    weight = weight * ((share >= _SEEN) | (share < _SEEN / 10))
-    loss = F.cross_entropy(h_c.float(), target, reduction="none")
-    return (loss * weight).sum() / weight.sum()
+def _near(things: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Cells [H', W'] in which something stands, and those around them."""
+    return cv2.dilate(things.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)
+
+
+def cell_loss(h_c: Tensor, abnormal: NDArray[np.bool_], weight: NDArray[np.float64]) -> Tensor:
+    """Weighted cross-entropy of the class of each cell: h_c [2, n], whether it is abnormal [n], weight [n]."""
+    target = torch.from_numpy(abnormal.astype(np.int64)).to(h_c.device) * ABNORMAL
+    weights = torch.from_numpy(weight).float().to(h_c.device)
+    loss = F.cross_entropy(h_c.float().t(), target, reduction="none")
+    return (loss * weights).sum() / weights.sum()
 
 
 @torch.no_grad()
-def maps(
-    decoder: AnomalyHeatmapDecoder,
-    tower: VisionTower,
-    class_features: Tensor,
-    sample: Sample,
-    device: torch.device,
-) -> tuple[Tensor, Tensor]:
-    """h_c [K, 2, H', W'] and P_V [K, N, D] of every temporal patch of a clip."""
-    taps, p_v = tower(torch.from_numpy(sample.frames).to(device))
-    return decoder(taps, class_features), p_v
+def maps(decoder: AnomalyHeatmapDecoder, class_features: Tensor, taps: Tensor) -> Tensor:
+    """Similarity maps h_c [K, 2, H', W'] of a clip's taps [K, taps, H', W', width]."""
+    return decoder(list(taps.unbind(1)), class_features)

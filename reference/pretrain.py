@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import Qwen2_5_VLForConditionalGeneration
 
@@ -16,7 +17,7 @@ from tvau_edge.export.model.vision import VisionTower
 from tvau_edge.reference.miniature import IGNORE, Sequences
 from tvau_edge.reference.narration import NARRATE
 from tvau_edge.reference.progress import Course
-from tvau_edge.reference.samples import ATTRIBUTES, HEADINGS, Sample
+from tvau_edge.reference.samples import ATTRIBUTES, GEOMETRY, HEADINGS, Sample
 
 _BACKGROUND = 0.15  # weight of a cell that shows nothing; most do
 
@@ -72,13 +73,6 @@ def train_tower(tower: VisionTower, samples: Sequence[Sample], course: Course, b
         course.update(loss, optimizer)
 
 
-@torch.no_grad()
-def merged_inputs(tower: VisionTower, sample: Sample, device: torch.device) -> Tensor:
-    """What the merger reads of a clip, [K, H', W', width] float16: the last block's output."""
-    taps, _ = tower(torch.from_numpy(sample.frames).to(device))
-    return taps[-1].half()
-
-
 def merge(tower: VisionTower, cells: Tensor) -> Tensor:
     """Run the merger on the last block's output in raster order: [B, H', W', width] -> P_V [B, N, D]."""
     count, rows, columns, width = cells.shape
@@ -90,23 +84,23 @@ def train_narration(
     model: Qwen2_5_VLForConditionalGeneration,
     tower: VisionTower,
     samples: Sequence[Sample],
-    cells: Sequence[Tensor],
+    seen: NDArray[np.float16],
     sequences: Sequences,
     course: Course,
     batch: int = 8,
 ) -> None:
-    """Train merger and language model to narrate windows; `cells` are the clips' `merged_inputs`."""
+    """Train merger and language model to narrate windows of the clips whose taps are `seen` (see `see`)."""
     rng = np.random.default_rng(course.seed + 1)
     language, embed = model.model.language_model, model.get_input_embeddings()
     optimizer = course.optimizer([*language.parameters(), *tower.merger.parameters()], rate=1.5e-3)
     for _ in course.steps("narration"):
-        seen, turns = [], []
+        cells, turns = [], []
         for _ in range(batch):
             index = rng.integers(len(samples))
             window = samples[index].windows[rng.integers(len(samples[index].windows))]
-            seen.append(cells[index][window.start : window.start + 8])
+            cells.append(seen[index, window.start : window.start + GEOMETRY.temporal_patches, -1])
             turns.append(sequences.turns([(NARRATE, window.narration)]))
-        stack = torch.stack(seen).to(course.device).float()  # [B, T', H', W', width]
+        stack = torch.from_numpy(np.stack(cells)).to(course.device).float()  # [B, T', H', W', width]
         with course.precision():
             p_v = merge(tower, stack.flatten(0, 1)).reshape(batch, -1, embed.embedding_dim)
             embeds, positions, labels = sequences.batch(embed, p_v, None, turns)
@@ -115,10 +109,26 @@ def train_narration(
 
 
 def answer_loss(
-    language: nn.Module, embed: nn.Embedding, embeds: Tensor, positions: Tensor, labels: Tensor
+    language: nn.Module,
+    embed: nn.Embedding,
+    embeds: Tensor,
+    positions: Tensor,
+    labels: Tensor,
+    first: float = 1.0,
 ) -> Tensor:
-    """Mean cross-entropy of the next tokens that are learned; the head is tied to `embed`."""
+    """Mean cross-entropy of the next tokens that are learned; the head is tied to `embed`.
+
+    Args:
+        language: the blocks, which read `embeds` [B, L, D] at `positions` [3, B, L].
+        embed: token embedding.
+        embeds: what `Sequences.batch` laid out.
+        positions: likewise.
+        labels: likewise, [B, L].
+        first: weight of the first learned token of each row, beside 1 for the others.
+    """
     hidden = language(inputs_embeds=embeds, position_ids=positions, use_cache=False).last_hidden_state
     learned = labels[:, 1:] != IGNORE
     logits = hidden[:, :-1][learned] @ embed.weight.to(hidden.dtype).t()  # [tokens, vocabulary]
-    return F.cross_entropy(logits.float(), labels[:, 1:][learned])
+    weight = torch.where(learned & (learned.cumsum(1) == 1), first, 1.0)[learned]
+    loss = F.cross_entropy(logits.float(), labels[:, 1:][learned], reduction="none")
+    return (loss * weight).sum() / weight.sum()

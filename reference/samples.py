@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from tvau_edge.devices.errors import TvauError
 from tvau_edge.reference.actors import COLOURS, TROUSERS, Kind, Posture
 from tvau_edge.reference.behaviours import ABNORMAL
-from tvau_edge.reference.clip import FRAMES_PER_SECOND, Clip, DrawnFrame
+from tvau_edge.reference.clip import FRAMES_PER_SECOND, HELD_OUT, Clip, DrawnFrame
 from tvau_edge.reference.narration import MIN_AREA, answers, is_abnormal, narrate, tracks
 from tvau_edge.runtime.manifest import Geometry
 
 GEOMETRY = Geometry(width=252, height=140, frames_per_second=4.0, temporal_patches=8)
-SPLITS = {"train": 0, "validation": 100_000, "test": 1_000_000}  # the first seed of each
+SPLITS = {"train": 0, "validation": HELD_OUT, "test": 1_000_000}  # the first seed of each
 EVERY = round(FRAMES_PER_SECOND / GEOMETRY.frames_per_second)
 
 KINDS: tuple[str, ...] = ("none", *get_args(Kind))

@@ -21,14 +21,17 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+from tvau_edge.export.checkpoint import Checkpoint
 from tvau_edge.reference import dialogues, heatmaps, pretrain
 from tvau_edge.reference.miniature import Networks, Sequences
 from tvau_edge.reference.narration import NARRATE, QUESTIONS, SYSTEM_PROMPT
 from tvau_edge.reference.progress import Course
 from tvau_edge.reference.prompts import CLASS_PROMPTS
-from tvau_edge.reference.samples import Sample, samples
+from tvau_edge.reference.samples import Sample, first_seed, samples
+from tvau_edge.reference.seen import see
+from tvau_edge.reference.thresholds import choose_thresholds, score_patches
 from tvau_edge.reference.tokenizer import train_tokenizer
-from tvau_edge.reference.written import write_checkpoint
+from tvau_edge.reference.written import write_checkpoint, write_settings
 
 console = Console()
 STEPS = {"tower": 1200, "narration": 1000, "ahd": 250, "dialogue": 900}
@@ -100,11 +103,10 @@ def train_all(work: Path, cache: Path, clips: int, seed: int, steps: dict[str, i
     tower = {"tower": networks.tower}
     stage(work, "tower", tower, lambda c: pretrain.train_tower(networks.tower, drawn, c), course("tower"))
 
+    seen = see(networks.tower, drawn, work / "seen.npy", device)
+
     def narrate(c: Course) -> None:
-        cells = [
-            pretrain.merged_inputs(networks.tower, sample, device) for sample in track(drawn, "seeing clips")
-        ]
-        pretrain.train_narration(networks.language, networks.tower, drawn, cells, sequences, c)
+        pretrain.train_narration(networks.language, networks.tower, drawn, seen, sequences, c)
 
     told = {"merger": networks.tower.merger, "language": language}
     stage(work, "narration", told, narrate, course("narration"))
@@ -115,21 +117,18 @@ def train_all(work: Path, cache: Path, clips: int, seed: int, steps: dict[str, i
         work,
         "ahd",
         {"ahd": networks.ahd},
-        lambda c: heatmaps.train_heatmaps(networks.ahd, networks.tower, features, drawn, c),
+        lambda c: heatmaps.train_heatmaps(networks.ahd, features, drawn, seen, c),
         course("ahd"),
     )
 
     networks.language = dialogues.add_lora(networks.language)
 
     def converse(c: Course) -> None:
-        seen = [
-            dialogues.Evidence(h_c.half(), p_v.half())
-            for h_c, p_v in (
-                heatmaps.maps(networks.ahd, networks.tower, features, sample, device)
-                for sample in track(drawn, "seeing clips")
-            )
+        evidence = [
+            dialogues.read_evidence(networks.tower, networks.ahd, features, taps, device)
+            for taps in track(seen, "reading maps", console=console)
         ]
-        dialogues.train_dialogue(networks.language, networks.rae, drawn, seen, sequences, c)
+        dialogues.train_dialogue(networks.language, networks.rae, drawn, evidence, sequences, c)
 
     adapted = {"rae": networks.rae, "lora": language}
     stage(work, "dialogue", adapted, converse, course("dialogue"))
@@ -159,7 +158,8 @@ def main(
     work: Annotated[Path, typer.Option(help="Folder for stages and drawn clips; may be large.")] = Path(
         "build/reference"
     ),
-    clips: Annotated[int, typer.Option(help="Clips to train on.")] = 800,
+    clips: Annotated[int, typer.Option(help="Clips to train on.")] = 760,
+    validation: Annotated[int, typer.Option(min=20, help="Clips that the thresholds are chosen on.")] = 80,
     seed: Annotated[int, typer.Option(help="Of weights and batches.")] = 0,
     quick: Annotated[float, typer.Option(help="Share of the steps to run, for a try.")] = 1.0,
 ) -> None:
@@ -167,7 +167,13 @@ def main(
     steps = {name: max(2, round(count * quick)) for name, count in STEPS.items()}
     networks = train_all(work, work / "clips", clips, seed, steps)
     write_checkpoint(out, networks, work)
-    console.print(f"checkpoint written to {out}")
+    # On the weights as they were rounded, with clips that no stage has seen.
+    start = first_seed("validation")
+    drawn = samples(range(start, start + validation), work / "clips")
+    judged = track(drawn, "validation", total=validation, console=console)
+    opening, closing = choose_thresholds(*score_patches(Checkpoint.open(out), judged))
+    write_settings(out, (opening, closing))
+    console.print(f"checkpoint written to {out}; an event opens at {opening} and closes at {closing}")
 
 
 if __name__ == "__main__":

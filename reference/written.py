@@ -19,16 +19,13 @@ DESCRIPTION = (
 )
 
 
-def write_checkpoint(
-    out: Path, networks: Networks, work: Path, thresholds: tuple[float, float] = (0.5, 0.3)
-) -> None:
-    """Write the checkpoint.
+def write_checkpoint(out: Path, networks: Networks, work: Path) -> None:
+    """Write the checkpoint, with thresholds that are still to be chosen.
 
     Args:
         out: its folder; made when it is not there.
         networks: trained, with the LoRA still apart.
         work: folder with the tokenizer's files.
-        thresholds: scores (0..1) at which an event opens and closes.
     """
     out.mkdir(parents=True, exist_ok=True)
     base = networks.language.get_base_model()
@@ -48,6 +45,11 @@ def write_checkpoint(
     (out / "lora" / "README.md").unlink(missing_ok=True)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(work / name, out / name)
+    write_settings(out, (0.5, 0.3))
+
+
+def write_settings(out: Path, thresholds: tuple[float, float]) -> None:
+    """Write tvau.json; `thresholds` are the scores (0..1) at which an event opens and closes."""
     (out / "tvau.json").write_text(json.dumps(settings(thresholds), indent=2) + "\n")
 
 

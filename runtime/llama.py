@@ -81,6 +81,10 @@ class LanguageModel:
         self._check_memory(size, free)
         settings = self._api.llama_model_default_params()
         settings.n_gpu_layers = 999 if gpu_layers < 0 else gpu_layers
+        if b"AMX_INT8 = 1" in self._api.llama_print_system_info():
+            # llama.cpp sets up the AMX tile registers once per thread; an INT8 graph that runs on the same thread
+            # sets them up otherwise, and llama.cpp then crashes. Without its packed buffers it leaves them alone.
+            settings.use_extra_bufts = False
         with listening(self._api) as errors:
             self._model = self._api.llama_model_load_from_file(os.fsencode(path), settings)
         if not self._model:

@@ -1,14 +1,18 @@
 import logging
+import subprocess
 import sys
 
 import gguf
 import numpy as np
+import onnx
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
 
 from tvau_edge.export import language
 from tvau_edge.export.checkpoint import Checkpoint
+from tvau_edge.quantize.language import quantize_gguf
 from tvau_edge.runtime import llama
 from tvau_edge.runtime.errors import LanguageModelError, MissingExtraError
 from tvau_edge.runtime.llama import LanguageModel
@@ -278,3 +282,56 @@ def test_closing_twice_does_no_harm(tiny_gguf):
     model = LanguageModel(tiny_gguf, context=64)
     model.close()
     model.close()
+
+
+def _int8_product(path):
+    """An INT8 graph, large enough that ONNX Runtime multiplies on AMX tiles where the CPU has them."""
+    rng = np.random.default_rng(0)
+    weights = rng.integers(-127, 127, (256, 256)).astype(np.int8)
+    tensors = {
+        "scale": np.float32(0.02),
+        "zero": np.uint8(128),
+        "w": weights,
+        "ws": np.full(256, 0.01, np.float32),
+        "wz": np.zeros(256, np.int8),
+    }
+    graph = helper.make_graph(
+        [
+            helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["xq"]),
+            helper.make_node("DequantizeLinear", ["xq", "scale", "zero"], ["xd"]),
+            helper.make_node("DequantizeLinear", ["w", "ws", "wz"], ["wd"], axis=1),
+            helper.make_node("MatMul", ["xd", "wd"], ["y"]),
+        ],
+        "product",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [180, 256])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [180, 256])],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in tensors.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.save(model, path)
+
+
+def test_int8_vision_on_the_same_thread_does_not_disturb_it(tiny_language, tmp_path):
+    """Both may use the AMX tile registers, which llama.cpp sets up once per thread: it crashed, or computed wrongly."""
+    language.write_gguf(Checkpoint.open(tiny_language), tmp_path / "whole.gguf", "f16")
+    quantize_gguf(tmp_path / "whole.gguf", tmp_path / "model.gguf", "q8_0")
+    _int8_product(tmp_path / "product.onnx")
+    program = """
+import sys
+from pathlib import Path
+import numpy as np
+from tvau_edge.runtime.backends.onnxruntime import OnnxGraph
+from tvau_edge.runtime.llama import LanguageModel
+
+graph = OnnxGraph(sys.argv[1], 1)
+with LanguageModel(Path(sys.argv[2]), context=256, threads=1) as model:
+    found = []
+    for _ in range(3):
+        model.clear()
+        model.evaluate_tokens(list(range(3, 103)))
+        found.append(model.logits())
+        graph.run({"x": np.ones((180, 256), np.float32)}, ["y"])
+    assert all(np.array_equal(found[0], other) for other in found[1:]), found
+"""
+    command = [sys.executable, "-c", program, str(tmp_path / "product.onnx"), str(tmp_path / "model.gguf")]
+    assert subprocess.run(command, check=False).returncode == 0

@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -66,8 +68,9 @@ class Course:
         return torch.optim.AdamW(groups, betas=(0.9, 0.98))
 
     def precision(self) -> AbstractContextManager[object]:
-        """Bfloat16 where the device is fast at it."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda")
+        """Bfloat16 where the device is fast at it: on a GPU, and on a CPU with AMX (half the time of fp32)."""
+        fast = self.device.type == "cuda" or _has_amx()
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=fast)
 
     def update(self, loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
         """One step: warm-up over a twentieth of the course, then half a cosine down to nothing."""
@@ -81,3 +84,8 @@ class Course:
         torch.nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], 1.0)
         optimizer.step()
         self.losses.append(loss.item())
+
+
+@cache
+def _has_amx(facts: Path = Path("/proc/cpuinfo")) -> bool:
+    return facts.exists() and "amx_bf16" in facts.read_text()

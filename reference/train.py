@@ -34,7 +34,7 @@ from tvau_edge.reference.tokenizer import train_tokenizer
 from tvau_edge.reference.written import write_checkpoint, write_settings
 
 console = Console()
-STEPS = {"tower": 1200, "narration": 1000, "ahd": 250, "dialogue": 900}
+STEPS = {"tower": 1400, "narration": 1000, "ahd": 250, "dialogue": 900}
 
 
 def stage(

@@ -62,6 +62,12 @@ def tiny_gguf(tiny_language: Path) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def talking_bundle(tiny_gguf: Path, make_red_bundle: Callable[..., Path]) -> Path:
+    """A bundle that marks what is red and talks about it: a tiny language model with random weights."""
+    return make_red_bundle(tiny_gguf.parent / "bundle", tiny_gguf)
+
+
 def eventually(condition: Callable[[], object], what: str = "it") -> None:
     """Wait until a condition holds; how long it takes is not judged."""
     end = time.monotonic() + PATIENCE

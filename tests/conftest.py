@@ -43,7 +43,7 @@ QUESTIONS = {"anomaly": "Is there any anomaly in the video?", "target": "Which t
 
 
 def _red_vision() -> onnx.ModelProto:
-    """frames [B, 2, H, W, 3] -> h_c [B, 2, H', W'], high for abnormal where a cell is red, and p_v [B, N, D]."""
+    """Frames [B, 2, H, W, 3] -> h_c [B, 2, H', W'], high for abnormal where a cell is red, and p_v [B, N, D]."""
     rows, columns = CLIP.grid
     tokens = rows * columns // 4
     redness = np.array([[[[0.0]], [[0.0]], [[0.0]]], [[[12 / 255]], [[-6 / 255]], [[-6 / 255]]]], np.float32)
@@ -80,7 +80,7 @@ def _red_vision() -> onnx.ModelProto:
 
 
 def _random_rae(base_tokens: int) -> onnx.ModelProto:
-    """h_c [T', 2, H', W'] -> p_an [T' - 1, N_base + 10, D], random."""
+    """H_c [T', 2, H', W'] -> p_an [T' - 1, N_base + 10, D], random."""
     (rows, columns), steps, tokens = CLIP.grid, CLIP.temporal_patches - 1, base_tokens + 10
     cells = 2 * rows * columns
     mix = np.random.default_rng(1).normal(0, 0.05, (cells, tokens * WIDTH)).astype(np.float32)

@@ -80,7 +80,7 @@ def test_a_port_that_is_taken():
     broker = EmbeddedBroker()
     with (
         socket.create_server(("127.0.0.1", broker.port)),
-        pytest.raises(BrokerError, match="does not start: .*"),
+        pytest.raises(BrokerError, match="does not start"),
     ):
         broker.__enter__()
 

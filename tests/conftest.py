@@ -83,10 +83,12 @@ def _random_rae(base_tokens: int) -> onnx.ModelProto:
     """H_c [T', 2, H', W'] -> p_an [T' - 1, N_base + 10, D], random."""
     (rows, columns), steps, tokens = CLIP.grid, CLIP.temporal_patches - 1, base_tokens + 10
     cells = 2 * rows * columns
-    mix = np.random.default_rng(1).normal(0, 0.05, (cells, tokens * WIDTH)).astype(np.float32)
+    random = np.random.default_rng(1)
+    mix = random.normal(0, 0.05, (cells, tokens * WIDTH)).astype(np.float32)
+    base = random.normal(0, 0.3, (1, tokens, WIDTH)).astype(np.float32)  # what stillness gives
     constants = {
         "begin": np.array([1]), "end": np.array([steps + 1]), "zero": np.array([0]), "last": np.array([steps]),
-        "flat": np.array([steps, cells]), "shape": np.array([steps, tokens, WIDTH]), "mix": mix,
+        "flat": np.array([steps, cells]), "shape": np.array([steps, tokens, WIDTH]), "mix": mix, "base": base,
     }  # fmt: skip
     nodes = [
         helper.make_node("Slice", ["h_c", "begin", "end"], ["later"]),
@@ -94,7 +96,8 @@ def _random_rae(base_tokens: int) -> onnx.ModelProto:
         helper.make_node("Sub", ["later", "earlier"], ["motion"]),
         helper.make_node("Reshape", ["motion", "flat"], ["cells"]),
         helper.make_node("MatMul", ["cells", "mix"], ["mixed"]),
-        helper.make_node("Reshape", ["mixed", "shape"], ["p_an"]),
+        helper.make_node("Reshape", ["mixed", "shape"], ["encoded"]),
+        helper.make_node("Add", ["encoded", "base"], ["p_an"]),
     ]
     h_c = helper.make_tensor_value_info("h_c", TensorProto.FLOAT, [steps + 1, 2, rows, columns])
     p_an = helper.make_tensor_value_info("p_an", TensorProto.FLOAT, [steps, tokens, WIDTH])

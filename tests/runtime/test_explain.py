@@ -189,3 +189,23 @@ def test_a_failure_is_told_and_the_next_event_is_explained(slow, caplog):
         explainer.close()
     assert f"event {failing} is not explained: the context is full" in caplog.text
     assert [explanation.event for explanation in told] == [fine]
+
+
+def test_a_fault_of_ours_costs_one_explanation_and_not_the_thread(slow, caplog):
+    told = []
+
+    def publish(explanation):
+        if not told:
+            told.append(None)
+            raise ValueError("a fault of ours")
+        told.append(explanation)
+
+    explainer = Explainer(slow, slow, publish)
+    events = [uuid4(), uuid4()]
+    explainer.submit(events[0], window())
+    assert slow.begun.acquire(timeout=30)
+    explainer.submit(events[1], window())
+    slow.go.release(2)
+    explainer.close()
+    assert [explanation.event for explanation in told[1:]] == events[1:]
+    assert f"event {events[0]} is not explained, by a fault of this program" in caplog.text

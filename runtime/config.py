@@ -123,6 +123,14 @@ class OutboxConfig(Table):
     max_age_seconds: Annotated[PositiveFloat, Field(description="older updates are dropped")] = 7 * 86400.0
 
 
+class CommandsConfig(Table):
+    """Commands over MQTT; whoever may publish on their topics may use them."""
+
+    enabled: Annotated[list[str], Field(description="names of the commands to obey; none by default")] = []
+    per_minute: Annotated[PositiveInt, Field(description="how often each may be used")] = 30
+    max_bytes: Annotated[PositiveInt, Field(description="bound on a command's payload, bytes")] = 16384
+
+
 class SiteConfig(Table):
     """Everything `tvau run` needs."""
 
@@ -133,6 +141,7 @@ class SiteConfig(Table):
     trigger: Annotated[TriggerConfig, Field(description="when an event opens and closes")] = TriggerConfig()
     language: Annotated[LanguageConfig, Field(description="explanations")] = LanguageConfig()
     outbox: Annotated[OutboxConfig, Field(description="durable queue before the broker")] = OutboxConfig()
+    commands: Annotated[CommandsConfig, Field(description="commands over MQTT")] = CommandsConfig()
     camera: Annotated[list[CameraConfig], Field(min_length=1, description="one table per camera")]
 
     @model_validator(mode="after")

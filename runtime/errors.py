@@ -6,6 +6,7 @@ __all__ = [
     "BackendError",
     "BrokerError",
     "BundleError",
+    "CommandError",
     "ConfigError",
     "DiskFullError",
     "LanguageModelError",
@@ -30,6 +31,10 @@ class SourceError(TvauError):
 
 class BrokerError(TvauError):
     """The MQTT broker is absent, refuses us, or does not present the certificate that we expect."""
+
+
+class CommandError(TvauError):
+    """A command over MQTT is refused: unknown, off, too frequent, too large, or its payload does not fit."""
 
 
 class OutboxError(TvauError):

@@ -87,6 +87,8 @@ class Explainer:
                 self._publish(self._explain(event, window, since))
             except TvauError as error:
                 log.error("event %s is not explained: %s", event, error)  # noqa: TRY400 (the message tells all)
+            except Exception:  # a fault of ours costs one explanation, not all that would come after it
+                log.exception("event %s is not explained, by a fault of this program", event)
 
     def _explain(self, event: UUID, window: Window, since: float) -> Explanation:
         waited = time.monotonic() - since

@@ -2,6 +2,7 @@
 
 import errno
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -165,7 +166,8 @@ def record(source: Source, overlay: Overlay, path: Path) -> int:
             raise DiskFullError(f"{path}: the disk is full; nothing was left there") from error
         raise SourceError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # its folder may be none
+            partial.unlink(missing_ok=True)
     return count
 
 
@@ -184,7 +186,7 @@ def contact_sheet(source: Source, overlay: Overlay, path: Path, tiles: int = 12,
 
     Raises:
         MissingExtraError: the extra `record` is not installed.
-        SourceError: the source cannot be read.
+        SourceError: the source cannot be read, or the picture not be written.
     """
     moments = overlay.timeline.moments
     if not moments:
@@ -200,8 +202,12 @@ def contact_sheet(source: Source, overlay: Overlay, path: Path, tiles: int = 12,
             cells.append(cell)
         if len(cells) == len(wanted):
             break
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _grid(cells, columns).save(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _grid(cells, columns).save(path)
+    except (OSError, ValueError) as error:  # ValueError: Pillow knows no such ending
+        reason = getattr(error, "strerror", None) or error
+        raise SourceError(f"{path}: cannot be written: {reason}; give the name of a .png file") from error
 
 
 def _grid(cells: Sequence[Any], columns: int) -> Any:

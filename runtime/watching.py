@@ -1,5 +1,6 @@
 """The verb `tvau run`: opens everything that a configuration names, watches, and tells what came of it."""
 
+import errno
 import json
 import logging
 import signal
@@ -78,6 +79,9 @@ def run_verb(
                 "--record and --sheet read the video a second time: they work with one file or folder, not with "
                 "several cameras or a live one"
             )
+    for option, path in (("--record", recording), ("--sheet", sheet), ("--json", json_file)):
+        if path is not None:
+            check_place(option, path)
     summary, pipeline = watch(site)
     if recording or sheet:
         settings = site.camera[0]
@@ -90,6 +94,22 @@ def run_verb(
     tell(summary)
     if json_file:
         json_file.write_text(json.dumps(asdict(summary), indent=2) + "\n")
+
+
+def check_place(option: str, path: Path) -> None:
+    """Make sure that a result can be written, before the work that leads to it.
+
+    Raises:
+        ConfigError: it cannot; names the option.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise ConfigError(f"{option} {path}: cannot be written: {error.strerror}") from error
 
 
 def configure(

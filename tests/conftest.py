@@ -1,8 +1,29 @@
 """Fixtures that every room's tests may use."""
 
+import shutil
+from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 
+import av
+import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper
+
+from tvau_edge.runtime.bundle import BundleWriter
+from tvau_edge.runtime.manifest import (
+    ClassPrompts,
+    Geometry,
+    GraphFile,
+    Language,
+    LanguageFile,
+    Manifest,
+    Normalization,
+    Provenance,
+    Question,
+    Thresholds,
+)
 
 VIDEOS = Path(__file__).resolve().parents[2] / "shared" / "videos"
 
@@ -13,3 +34,167 @@ def real_videos() -> dict[str, Path]:
     if not VIDEOS.is_dir():
         pytest.skip("the folder of real clips, shared/videos beside the checkout, is absent")
     return {path.stem: path for path in sorted(VIDEOS.glob("*.mp4"))}
+
+
+CLIP = Geometry(width=84, height=56, frames_per_second=4, temporal_patches=3)
+WIDTH = 64  # D of the bundle that finds red, that of the tiny language model
+RED, GREY = (225, 20, 20), (110, 110, 110)
+QUESTIONS = {"anomaly": "Is there any anomaly in the video?", "target": "Which target?", "to": "Where to?"}
+
+
+def _red_vision() -> onnx.ModelProto:
+    """Frames [B, 2, H, W, 3] -> h_c [B, 2, H', W'], high for abnormal where a cell is red, and p_v [B, N, D]."""
+    rows, columns = CLIP.grid
+    tokens = rows * columns // 4
+    redness = np.array([[[[0.0]], [[0.0]], [[0.0]]], [[[12 / 255]], [[-6 / 255]], [[-6 / 255]]]], np.float32)
+    constants = {
+        "redness": redness,  # [2, 3, 1, 1]: a full red gives 0.999, grey 0.01
+        "bias": np.array([0, -4.8], np.float32),
+        "spread": np.random.default_rng(0).normal(0, 0.002, (3, WIDTH)).astype(np.float32),
+        "shape": np.array([0, 3, tokens]),
+        "zero": np.zeros(1, np.float32),
+    }
+    nodes = [
+        helper.make_node("Cast", ["frames"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["float"], ["mean"], axes=[1], keepdims=0),  # [B, H, W, 3]
+        helper.make_node("Transpose", ["mean"], ["planes"], perm=[0, 3, 1, 2]),
+        helper.make_node("AveragePool", ["planes"], ["cells"], kernel_shape=[14, 14], strides=[14, 14]),
+        helper.make_node("Conv", ["cells", "redness", "bias"], ["seen"]),  # [B, 2, H', W']
+        helper.make_node("ReduceSum", ["class_features"], ["sum"], keepdims=0),  # an input that is not used
+        helper.make_node("Mul", ["sum", "zero"], ["nothing"]),
+        helper.make_node("Add", ["seen", "nothing"], ["h_c"]),
+        helper.make_node("AveragePool", ["planes"], ["merged"], kernel_shape=[28, 28], strides=[28, 28]),
+        helper.make_node("Reshape", ["merged", "shape"], ["flat"]),
+        helper.make_node("Transpose", ["flat"], ["tokens"], perm=[0, 2, 1]),
+        helper.make_node("MatMul", ["tokens", "spread"], ["p_v"]),  # [B, N, D]
+    ]
+    inputs = [
+        helper.make_tensor_value_info("frames", TensorProto.UINT8, ["batch", 2, CLIP.height, CLIP.width, 3]),
+        helper.make_tensor_value_info("class_features", TensorProto.FLOAT, [2, WIDTH]),
+    ]
+    outputs = [
+        helper.make_tensor_value_info("h_c", TensorProto.FLOAT, ["batch", 2, rows, columns]),
+        helper.make_tensor_value_info("p_v", TensorProto.FLOAT, ["batch", tokens, WIDTH]),
+    ]
+    return _model(nodes, inputs, outputs, constants)
+
+
+def _random_rae(base_tokens: int) -> onnx.ModelProto:
+    """H_c [T', 2, H', W'] -> p_an [T' - 1, N_base + 10, D], random."""
+    (rows, columns), steps, tokens = CLIP.grid, CLIP.temporal_patches - 1, base_tokens + 10
+    cells = 2 * rows * columns
+    random = np.random.default_rng(1)
+    mix = random.normal(0, 0.05, (cells, tokens * WIDTH)).astype(np.float32)
+    base = random.normal(0, 0.3, (1, tokens, WIDTH)).astype(np.float32)  # what stillness gives
+    constants = {
+        "begin": np.array([1]), "end": np.array([steps + 1]), "zero": np.array([0]), "last": np.array([steps]),
+        "flat": np.array([steps, cells]), "shape": np.array([steps, tokens, WIDTH]), "mix": mix, "base": base,
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("Slice", ["h_c", "begin", "end"], ["later"]),
+        helper.make_node("Slice", ["h_c", "zero", "last"], ["earlier"]),
+        helper.make_node("Sub", ["later", "earlier"], ["motion"]),
+        helper.make_node("Reshape", ["motion", "flat"], ["cells"]),
+        helper.make_node("MatMul", ["cells", "mix"], ["mixed"]),
+        helper.make_node("Reshape", ["mixed", "shape"], ["encoded"]),
+        helper.make_node("Add", ["encoded", "base"], ["p_an"]),
+    ]
+    h_c = helper.make_tensor_value_info("h_c", TensorProto.FLOAT, [steps + 1, 2, rows, columns])
+    p_an = helper.make_tensor_value_info("p_an", TensorProto.FLOAT, [steps, tokens, WIDTH])
+    return _model(nodes, [h_c], [p_an], constants)
+
+
+def _model(
+    nodes: list[onnx.NodeProto],
+    inputs: list[onnx.ValueInfoProto],
+    outputs: list[onnx.ValueInfoProto],
+    constants: dict[str, np.ndarray],
+) -> onnx.ModelProto:
+    initial = [onnx.numpy_helper.from_array(value, name) for name, value in constants.items()]
+    graph = helper.make_graph(nodes, "drawn", inputs, outputs, initial)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def write_red_bundle(folder: Path, gguf: Path | None = None) -> Path:
+    """A bundle whose vision graph marks what is red, so that a test knows what there is to see in a drawn clip.
+
+    With `gguf`, a language model of width 64, it has a dialogue as well.
+    """
+    language = None
+    if gguf is not None:
+        language = Language(
+            files=[LanguageFile(type="f32", file=gguf.name)],
+            hidden_size=WIDTH,
+            tokens_per_second=2,
+            system_prompt="You watch a surveillance camera.",
+            questions=[Question(key=key, text=text) for key, text in QUESTIONS.items()],
+            max_answer_tokens=6,
+        )
+    with BundleWriter(folder) as writer:
+        onnx.save(_red_vision(), writer.path("vision.onnx"))
+        onnx.save(_random_rae(2), writer.path("rae.onnx"))
+        if gguf is not None:
+            shutil.copyfile(gguf, writer.path(gguf.name))
+        writer.add_class_features("class_prompts.safetensors", np.eye(2, WIDTH, dtype=np.float32))
+        writer.finish(
+            lambda files: Manifest(
+                name="red",
+                created="2026-01-01T00:00:00Z",
+                licence="Apache-2.0",
+                provenance=Provenance(checkpoint="drawn", checkpoint_sha256="0" * 64),
+                geometry=CLIP,
+                normalization=Normalization(),
+                thresholds=Thresholds(open=0.6, close=0.4),
+                class_prompts=ClassPrompts(normal=["grey"], abnormal=["red"]),
+                vision=[GraphFile(backend="onnxruntime", precision="fp32", file="vision.onnx")],
+                rae=[GraphFile(backend="onnxruntime", precision="fp32", file="rae.onnx")],
+                base_tokens=2,
+                language=language,
+                files=files,
+            )
+        )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_red_bundle() -> Callable[..., Path]:
+    """Writes a bundle that marks what is red into a folder, given a GGUF with a dialogue as well."""
+    return write_red_bundle
+
+
+@pytest.fixture(scope="session")
+def red_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle without a language model, whose vision graph marks what is red."""
+    return write_red_bundle(tmp_path_factory.mktemp("red") / "bundle")
+
+
+@pytest.fixture(scope="session")
+def draw_clip() -> Callable[..., Path]:
+    """Draws H.264 clips for `red_bundle`: grey, with a red square during the given spans of seconds."""
+
+    def draw(
+        path: Path,
+        seconds: float,
+        *spans: tuple[float, float],
+        rate: int = 8,
+        corner: tuple[int, int] = (0, 0),
+        size: tuple[int, int] = (84, 56),
+    ) -> Path:
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream("libx264", rate=rate)
+            stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+            stream.options = {"preset": "ultrafast", "g": str(rate), "bf": "0"}
+            stream.codec_context.time_base = Fraction(1, 1000)
+            for number in range(round(seconds * rate)):
+                time = number / rate
+                image = np.full((size[1], size[0], 3), GREY, np.uint8)
+                if any(start <= time < end for start, end in spans):
+                    x, y = corner
+                    image[y : y + size[1] // 2, x : x + size[0] // 3] = RED
+                frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+                frame.pts, frame.time_base = round(time * 1000), Fraction(1, 1000)
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+        return path
+
+    return draw

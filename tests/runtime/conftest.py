@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from uuid import UUID, uuid4
 
 import paho.mqtt.client as mqtt
 import pytest
@@ -19,6 +20,7 @@ from tvau_edge.runtime.broker_config import BrokerConfig
 from tvau_edge.runtime.manifest import Geometry
 from tvau_edge.runtime.outbox import Outbox
 from tvau_edge.runtime.publisher import Publisher
+from tvau_edge.runtime.verdict import Model, Prompts, Verdict, at, uuid7
 
 MOSQUITTO = next(
     (p for p in ("/usr/sbin/mosquitto", shutil.which("mosquitto")) if p and Path(p).exists()), None
@@ -60,6 +62,12 @@ def tiny_gguf(tiny_language: Path) -> Path:
     path = tiny_language.parent / "lvlm-f32.gguf"
     write_gguf(Checkpoint.open(tiny_language), path, "f32")
     return path
+
+
+@pytest.fixture(scope="session")
+def talking_bundle(tiny_gguf: Path, make_red_bundle: Callable[..., Path]) -> Path:
+    """A bundle that marks what is red and talks about it: a tiny language model with random weights."""
+    return make_red_bundle(tiny_gguf.parent / "bundle", tiny_gguf)
 
 
 def eventually(condition: Callable[[], object], what: str = "it") -> None:
@@ -369,3 +377,27 @@ def make_publisher(outbox: Outbox) -> Iterator[Callable[..., Publisher]]:
     yield make
     for publisher in running:
         publisher.stop(0)
+
+
+def make_verdict(sequence: int = 0, event: UUID | None = None) -> Verdict:
+    moment = at(1_800_000_000.0 + sequence)
+    return Verdict(
+        id=uuid7(),
+        event=event or uuid4(),
+        sequence=sequence,
+        phase="update" if sequence else "start",
+        device="box",
+        camera="door",
+        time=moment,
+        started=at(1_800_000_000.0),
+        score=0.75,
+        anomaly="unsure",
+        prompts=Prompts(normal=["a person"], abnormal=["a thief"]),
+        model=Model(name="m", bundle="0" * 64, backend="onnxruntime", quantization="int8"),
+    )
+
+
+@pytest.fixture(name="make_verdict", scope="session")
+def _make_verdict() -> Callable[..., Verdict]:
+    """Makes verdicts of the camera `door` of `box`, given the sequence and the event."""
+    return make_verdict

@@ -8,12 +8,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import pytest
 
 from tvau_edge.runtime.publisher import Publisher
-from tvau_edge.runtime.verdict import Model, Prompts, State, Verdict, at, uuid7
+from tvau_edge.runtime.verdict import State, at
 
 VERDICTS = "tvau/box/door/verdict"
 CLIENT = """
@@ -39,24 +39,6 @@ def start(make_publisher: Callable[..., Publisher]) -> Callable[..., Publisher]:
         return publisher
 
     return start_one
-
-
-def verdict(sequence: int = 0, event: UUID | None = None) -> Verdict:
-    moment = at(1_800_000_000.0 + sequence)
-    return Verdict(
-        id=uuid7(),
-        event=event or uuid4(),
-        sequence=sequence,
-        phase="update" if sequence else "start",
-        device="box",
-        camera="door",
-        time=moment,
-        started=at(1_800_000_000.0),
-        score=0.75,
-        anomaly="unsure",
-        prompts=Prompts(normal=["a person"], abnormal=["a thief"]),
-        model=Model(name="m", bundle="0" * 64, backend="onnxruntime", quantization="int8"),
-    )
 
 
 def sequences(payloads: list[bytes]) -> list[int]:
@@ -117,9 +99,9 @@ def test_a_state_given_while_the_broker_is_gone_is_told_when_it_is_back(
 
 
 @pytest.mark.parametrize("protocol", ["5", "3.1.1"])
-def test_the_payload_is_the_verdict(mosquitto, subscriber, start, protocol):
+def test_the_payload_is_the_verdict(mosquitto, subscriber, start, protocol, make_verdict):
     publisher = start(mosquitto.port, protocol=protocol)
-    sent = verdict()
+    sent = make_verdict()
     publisher.publish_verdict(sent)
     (message,) = subscriber.wait(VERDICTS)
     assert bytes(message.payload) == sent.to_json()
@@ -139,15 +121,17 @@ def test_the_payload_is_the_verdict(mosquitto, subscriber, start, protocol):
     }
 
 
-def test_topics_lie_under_the_root(mosquitto, subscriber, start):
+def test_topics_lie_under_the_root(mosquitto, subscriber, start, make_verdict):
     publisher = start(mosquitto.port, topic="site/7")
-    publisher.publish_verdict(verdict())
+    publisher.publish_verdict(make_verdict())
     subscriber.wait("site/7/door/verdict")
     subscriber.wait_payload("site/7/available", b"online")
 
 
-def test_a_verdict_that_waited_says_so(mosquitto, subscriber, make_publisher, outbox, monkeypatch):
-    waited, prompt = verdict(), verdict(1)
+def test_a_verdict_that_waited_says_so(
+    mosquitto, subscriber, make_publisher, outbox, monkeypatch, make_verdict
+):
+    waited, prompt = make_verdict(), make_verdict(1)
     monkeypatch.setattr("tvau_edge.runtime.outbox.time.time", lambda: 1e9)
     outbox.put(VERDICTS, "start", waited.to_json())
     monkeypatch.undo()
@@ -160,12 +144,14 @@ def test_a_verdict_that_waited_says_so(mosquitto, subscriber, make_publisher, ou
     assert dict(first.properties.UserProperty)["id"] == str(waited.id)
 
 
-def test_what_was_not_delivered_is_delivered_by_the_next_run(mosquitto, start, outbox, subscribe, eventually):
+def test_what_was_not_delivered_is_delivered_by_the_next_run(
+    mosquitto, start, outbox, subscribe, eventually, make_verdict
+):
     publisher = start(mosquitto.port)
     mosquitto.kill()
     eventually(lambda: not publisher._connected.is_set(), "the loss of the connection")
     for sequence in range(3):
-        publisher.publish_verdict(verdict(sequence))
+        publisher.publish_verdict(make_verdict(sequence))
     assert publisher.stop(0) == 3
     mosquitto.start()
     subscriber = subscribe(mosquitto.port)
@@ -232,7 +218,9 @@ def cable(mosquitto) -> Iterator[Cable]:
 
 
 @pytest.mark.parametrize("protocol", ["5", "3.1.1"])
-def test_a_broker_killed_while_we_send_loses_nothing(mosquitto, cable, start, outbox, subscribe, protocol):
+def test_a_broker_killed_while_we_send_loses_nothing(
+    mosquitto, cable, start, outbox, subscribe, protocol, make_verdict
+):
     """Mosquitto acknowledges what it has sent on; a subscriber of QoS 0 is sent everything at once."""
     publisher = start(cable.port, protocol=protocol)
     seen: list[int] = []
@@ -240,7 +228,7 @@ def test_a_broker_killed_while_we_send_loses_nothing(mosquitto, cable, start, ou
 
     def feed(life: int) -> None:
         for sequence in range(life * portion, (life + 1) * portion):
-            publisher.publish_verdict(verdict(sequence))
+            publisher.publish_verdict(make_verdict(sequence))
 
     for life in range(lives):
         subscriber = subscribe(mosquitto.port, qos=0)
@@ -360,14 +348,14 @@ def relay() -> Iterator[Relay]:
     double.close()
 
 
-def test_nothing_overtakes_what_was_not_acknowledged(relay, start, outbox, eventually):
+def test_nothing_overtakes_what_was_not_acknowledged(relay, start, outbox, eventually, make_verdict):
     publisher = start(relay.port, protocol="3.1.1")
     for sequence in range(5):
-        publisher.publish_verdict(verdict(sequence))
+        publisher.publish_verdict(make_verdict(sequence))
     eventually(lambda: relay.lives[-1] == [0, 1, 2, 3, 4], "five verdicts")
     relay.cut()
     for sequence in range(5, 30):
-        publisher.publish_verdict(verdict(sequence))
+        publisher.publish_verdict(make_verdict(sequence))
     eventually(lambda: len(relay.lives) == 2 and len(relay.lives[-1]) >= 5, "the five again")
     assert relay.lives[-1] == [0, 1, 2, 3, 4]
     assert len(outbox) == 30
@@ -376,18 +364,20 @@ def test_nothing_overtakes_what_was_not_acknowledged(relay, start, outbox, event
     assert relay.lives[-1] == list(range(30))
 
 
-def test_at_most_a_window_is_on_its_way(relay, start, outbox, eventually):
+def test_at_most_a_window_is_on_its_way(relay, start, outbox, eventually, make_verdict):
     publisher = start(relay.port, protocol="3.1.1")
     for sequence in range(50):
-        publisher.publish_verdict(verdict(sequence))
+        publisher.publish_verdict(make_verdict(sequence))
     eventually(lambda: len(relay.lives[-1]) >= 20, "a window")
     assert relay.lives[-1] == list(range(20))
     assert publisher.stop(0) == 50
 
 
-def test_stopping_without_an_acknowledgement_keeps_the_verdict(relay, start, outbox, eventually):
+def test_stopping_without_an_acknowledgement_keeps_the_verdict(
+    relay, start, outbox, eventually, make_verdict
+):
     publisher = start(relay.port, protocol="3.1.1")
-    publisher.publish_verdict(verdict())
+    publisher.publish_verdict(make_verdict())
     eventually(lambda: relay.lives[-1] == [0], "the verdict")
     assert publisher.stop(0.1) == 1
     assert len(outbox) == 1

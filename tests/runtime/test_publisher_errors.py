@@ -85,12 +85,13 @@ def test_a_server_of_another_protocol(make_publisher, eventually):
     assert "is it an MQTT broker" in text
 
 
-def test_waiting_for_a_broker_that_comes_later(mosquitto, make_publisher, subscribe):
+def test_waiting_for_a_broker_that_comes_later(mosquitto, make_publisher, subscribe, make_verdict):
     mosquitto.kill()
     publisher = make_publisher(mosquitto.port, wait=True)
     publisher.start()
-    publisher.publish_verdict(verdict())
+    publisher.publish_verdict(make_verdict())
     mosquitto.start()
+    # What it published first is gone when nobody had subscribed: availability is retained.
     subscribe(mosquitto.port).wait_payload("tvau/box/available", b"online")
 
 

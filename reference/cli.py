@@ -1,4 +1,4 @@
-"""The verbs `tvau demo` and `tvau data`."""
+"""The verbs `tvau demo` and `tvau data draw`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,30 +8,24 @@ from rich.console import Console
 from rich.progress import track
 
 console = Console(stderr=True)
-data_verb = typer.Typer(help="Drawn surveillance clips with their ground truth.", no_args_is_help=True)
 
 
-@data_verb.callback()
-def data() -> None:
-    """Drawn surveillance clips with their ground truth."""
-
-
-@data_verb.command()
 def draw(
-    out: Annotated[Path, typer.Option(help="Folder for the clips.")],
+    out: Annotated[Path, typer.Option(help="Folder of the data set, in UBnormal's layout.")],
     seed: Annotated[int, typer.Option(min=0, help="Of the first clip; the others count up.")] = 0,
     count: Annotated[int, typer.Option(min=1, help="Clips; every second one is normal.")] = 10,
     split: Annotated[str, typer.Option(help="train, validation or test: seeds that never meet.")] = "test",
+    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
 ) -> None:
-    """Draw clips: H.264 and a JSON of every object beside each."""
-    from tvau_edge.reference.clip import Clip
-    from tvau_edge.reference.samples import anomaly_of, first_seed
-    from tvau_edge.reference.storage import write_clip
+    """Draw surveillance clips with masks, tracks and a JSON of every object."""
+    from tvau_edge.reference.samples import first_seed
+    from tvau_edge.reference.storage import write_split
 
     start = first_seed(split) + seed
-    for number in track(range(start, start + count), "drawing", console=console):
-        write_clip(Clip.draw(number, anomaly_of(number)), out / f"{split}_{number}.mp4")
-    console.print(f"{count} clips in {out}", highlight=False)
+    seeds = range(start, start + count)
+    for _ in track(write_split(out, split, seeds, workers), "drawing", total=count, console=console):
+        pass
+    console.print(f"{count} clips of the {split} split in {out}", highlight=False)
 
 
 def demo_verb(

@@ -38,25 +38,30 @@ def build_app() -> typer.Typer:
             handlers=[RichHandler(console=Console(stderr=True), show_path=False, rich_tracebacks=False)],
         )
 
-    for verb in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
+    add_verbs(app, GROUP, "tvau")
+    return app
+
+
+def add_verbs(app: typer.Typer, group: str, command: str) -> None:
+    """Add the verbs that rooms register under an entry-point group to `app`, which is called as `command`."""
+    for verb in sorted(entry_points(group=group), key=lambda entry: entry.name):
         extra = missing_extra(verb)
         if extra is not None:
-            _add_missing(app, verb.name, extra)
+            _add_missing(app, command, verb.name, extra)
             continue
         target = verb.load()
         if isinstance(target, typer.Typer):
             app.add_typer(target, name=verb.name)
         else:
             app.command(verb.name)(target)
-    return app
 
 
-def _add_missing(app: typer.Typer, verb: str, extra: str) -> None:
+def _add_missing(app: typer.Typer, command: str, verb: str, extra: str) -> None:
     settings = {"allow_extra_args": True, "ignore_unknown_options": True}
 
     @app.command(verb, hidden=True, context_settings=settings, add_help_option=False)
     def refuse() -> None:
-        raise MissingExtraError(f"tvau {verb}", extra)
+        raise MissingExtraError(f"{command} {verb}", extra)
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "broker": ("amqtt",),
     "export": ("torch", "transformers", "onnx", "onnxscript", "gguf"),
     "quantize": ("onnx", "nncf"),
-    "bench": ("sklearn", "matplotlib", "sacrebleu"),
+    "bench": ("sklearn", "matplotlib", "sacrebleu", "PIL"),
     "reference": ("cv2", "peft", "torch"),
 }
 

@@ -16,7 +16,7 @@ def test_a_clip_is_written_as_h264_with_its_truth_beside_it(tmp_path):
         assert stream.average_rate == FRAMES_PER_SECOND
         assert sum(1 for _ in container.decode(stream)) == len(clip) == 12
     truth = json.loads((tmp_path / "clip.json").read_text())
-    assert truth["anomaly"] == "jump"
+    assert truth["anomalies"] == ["jump"]
     for table, frame in zip(truth["frames"], clip.frames(), strict=True):
         assert [thing["track"] for thing in table["objects"]] == [thing.number for thing in frame.objects]
         assert [tuple(thing["box"]) for thing in table["objects"]] == [thing.box for thing in frame.objects]

@@ -1,0 +1,105 @@
+"""One clip through the runtime's own stages: source, sampler, vision; and what it tells of each frame."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tvau_edge.benchmarks.clips import LabelledClip
+from tvau_edge.benchmarks.errors import DataError
+from tvau_edge.runtime.errors import SourceError
+from tvau_edge.runtime.manifest import Geometry
+from tvau_edge.runtime.regions import find_regions
+from tvau_edge.runtime.sampler import Sampler
+from tvau_edge.runtime.source import Source
+from tvau_edge.runtime.vision import Evidence, Vision
+
+FAINT = 0.05  # heat from which a region is a detection; its score ranks it
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What the vision side saw of a clip.
+
+    Attributes:
+        evidence: of its temporal patches, oldest first.
+        patch_of_frame: [F] the temporal patch that stands for each frame: the one whose first frame it is or
+            follows. Frames at the end that fill no patch take the last one.
+        sampled: [K] for each patch, the index of its newer frame.
+    """
+
+    evidence: tuple[Evidence, ...]
+    patch_of_frame: NDArray[np.int64]
+    sampled: NDArray[np.int64]
+
+    @property
+    def scores(self) -> NDArray[np.float64]:
+        """The runtime's own score of each frame, [F] in 0..1; not smoothed, since the runtime does not smooth."""
+        return np.array([item.score for item in self.evidence])[self.patch_of_frame]
+
+    def detections(self, size: tuple[int, int]) -> NDArray[np.float64]:
+        """The runtime's own regions of each frame, [N, 6]: frame, x1, y1, x2, y2 in inclusive pixels, score."""
+        width, height = size
+        boxes = [
+            [
+                (x1 * width, y1 * height, x2 * width - 1, y2 * height - 1, region.score)
+                for region in find_regions(item.heatmap, FAINT)
+                for x1, y1, x2, y2 in [region.box]
+            ]
+            for item in self.evidence
+        ]
+        found = [(frame, *box) for frame, patch in enumerate(self.patch_of_frame) for box in boxes[patch]]
+        return np.array(found, dtype=np.float64).reshape(-1, 6)
+
+    def span(self, first: int, last: int) -> tuple[int, int]:
+        """The frames that the patches `first` to `last` stand for, both ends included."""
+        begin = int(np.searchsorted(self.patch_of_frame, first))
+        return begin, max(begin, int(np.searchsorted(self.patch_of_frame, last, side="right")) - 1)
+
+
+def look(clip: LabelledClip, vision: Vision, geometry: Geometry) -> Looked:
+    """Run a clip through source, sampler and vision.
+
+    Raises:
+        DataError: it cannot be decoded, has another number of frames than its ground truth, or is shorter than
+            one temporal patch.
+        SourceError: its frames are smaller than the model's input.
+    """
+    sampler = Sampler(geometry)
+    pts, starts, newer = [], [], []
+    evidence: list[Evidence] = []
+    try:
+        source = Source(str(clip.video), clip.name, image_rate=clip.frames_per_second)
+    except SourceError as error:
+        raise DataError(f"{clip.video}: {error}") from error
+    with source:
+        for frame in source:
+            pts.append(frame.pts)
+            for patch in sampler.push(frame):
+                starts.append(patch.pts[0])
+                newer.append(patch.pts[1])
+                evidence += vision.run([patch])
+    if source.broken or len(pts) != len(clip):
+        raise DataError(
+            f"{clip.video}: {len(pts)} frames can be decoded ({source.broken} are broken), its ground truth has "
+            f"{len(clip)}; get the video anew"
+        )
+    if not evidence:
+        raise DataError(
+            f"{clip.video}: lasts {pts[-1]:.2f} s, less than one temporal patch ({geometry.seconds_per_patch:g} s)"
+        )
+    patch_of_frame = np.clip(np.searchsorted(starts, pts, side="right") - 1, 0, len(evidence) - 1)
+    return Looked(tuple(evidence), patch_of_frame, np.searchsorted(pts, newer))
+
+
+def windows(looked: Looked, patches: int) -> list[tuple[Evidence, ...]]:
+    """The clip in windows of `patches` temporal patches that lie end to end; the last one ends with the clip.
+
+    In a clip that is shorter the first patch is repeated, as the runtime's trigger does.
+    """
+    seen = looked.evidence
+    missing = patches - len(seen)
+    if missing > 0:
+        return [(seen[0],) * missing + seen]
+    starts = [*range(0, len(seen) - patches, patches), len(seen) - patches]
+    return [seen[start : start + patches] for start in starts]

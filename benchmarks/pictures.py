@@ -1,0 +1,88 @@
+"""Pictures of hits and misses: frames with their heatmap, what is abnormal in them, and what was detected."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from tvau_edge.benchmarks.clips import component_boxes
+from tvau_edge.benchmarks.looking import FAINT
+from tvau_edge.benchmarks.records import ClipRecord, Moment
+from tvau_edge.runtime.overlay import blend
+from tvau_edge.runtime.regions import find_regions
+from tvau_edge.runtime.source import Source
+
+_TRUTH, _DETECTED = (90, 230, 120), (255, 220, 80)
+_WIDTH, _GAP, _CAPTION = 480, 6, 20
+
+
+def write_pictures(records: Sequence[ClipRecord], folder: Path, most: int = 12) -> list[Path]:
+    """Write hits.png, misses.png and alarms.png: at most one frame of each clip, the most telling first.
+
+    Hits are the abnormal frames of the highest score, misses those of the lowest, alarms the normal frames of the
+    highest. What is abnormal is framed in green, what was detected in yellow with its score.
+
+    Args:
+        records: what was measured.
+        folder: made when it is missing.
+        most: frames in each picture.
+
+    Returns:
+        The files that there was something for.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    best = sorted((r.best for r in records if r.best), key=lambda moment: -moment.score)
+    worst = sorted((r.worst for r in records if r.worst), key=lambda moment: moment.score)
+    alarms = sorted((r.alarm for r in records if r.alarm), key=lambda moment: -moment.score)
+    written = []
+    for name, moments in (("hits", best), ("misses", worst), ("alarms", alarms)):
+        if moments:
+            written.append(folder / f"{name}.png")
+            _sheet([_tile(moment) for moment in moments[:most]]).save(written[-1])
+    return written
+
+
+def _tile(moment: Moment) -> Image.Image:
+    image = _frame(moment)
+    height, width = image.shape[:2]
+    picture = Image.fromarray(blend(image, moment.heatmap))
+    pen = ImageDraw.Draw(picture)
+    stroke = max(2, width // 320)
+    for box in component_boxes(moment.clip.abnormal(moment.frame)):
+        pen.rectangle(box, outline=_TRUTH, width=stroke)
+    for region in find_regions(moment.heatmap, FAINT):
+        x1, y1, x2, y2 = region.box
+        place = x1 * width, y1 * height, x2 * width - 1, y2 * height - 1
+        pen.rectangle(place, outline=_DETECTED, width=stroke)
+        pen.text(
+            (place[0] + 4, place[1] + 2),
+            f"{region.score:.2f}",
+            fill=_DETECTED,
+            font=ImageFont.load_default(width / 40),
+        )
+    tall = round(height * _WIDTH / width)
+    tile = Image.new("RGB", (_WIDTH, tall + _CAPTION), (24, 24, 28))
+    tile.paste(picture.resize((_WIDTH, tall)), (0, _CAPTION))
+    types = f" ({', '.join(moment.clip.anomalies)})" if moment.clip.anomalies else ""
+    caption = f"{moment.clip.name}{types}  frame {moment.frame}  score {moment.score:.2f}"
+    ImageDraw.Draw(tile).text((4, 3), caption, fill=(230, 230, 230), font=ImageFont.load_default(12))
+    return tile
+
+
+def _frame(moment: Moment) -> NDArray[np.uint8]:
+    clip = moment.clip
+    with Source(str(clip.video), clip.name, image_rate=clip.frames_per_second) as source:
+        return next(frame.image for frame in source if frame.index == moment.frame)
+
+
+def _sheet(tiles: Sequence[Image.Image], columns: int = 3) -> Image.Image:
+    width, height = max(tile.width for tile in tiles), max(tile.height for tile in tiles)
+    columns = min(columns, len(tiles))
+    rows = -(-len(tiles) // columns)
+    sheet = Image.new("RGB", (columns * (width + _GAP) + _GAP, rows * (height + _GAP) + _GAP), (24, 24, 28))
+    for number, tile in enumerate(tiles):
+        row, column = divmod(number, columns)
+        sheet.paste(tile, (_GAP + column * (width + _GAP), _GAP + row * (height + _GAP)))
+    return sheet

@@ -19,9 +19,10 @@ from tvau_edge.runtime.config import CameraConfig, SiteConfig
 from tvau_edge.runtime.errors import SourceError
 from tvau_edge.runtime.explain import Explainer, Explanation
 from tvau_edge.runtime.intake import Intake
+from tvau_edge.runtime.latest import LatestFrames
 from tvau_edge.runtime.manifest import Thresholds
 from tvau_edge.runtime.sampler import Sampler, TemporalPatch
-from tvau_edge.runtime.source import LatestFrames, Source
+from tvau_edge.runtime.source import Source
 from tvau_edge.runtime.timeline import Timeline
 from tvau_edge.runtime.trigger import EventUpdate, Trigger
 from tvau_edge.runtime.verdict import Model, Prompts, State, Verdict, at

@@ -202,7 +202,7 @@ def live(tmp_path, draw_clip):
 
 
 def test_stopping_closes_what_is_open(make, live):
-    address = live(4, (0, 4))
+    address = live(30, (0, 30))  # FFmpeg looks at the first seconds before it opens a stream
     pipeline, sink = make({"gate": address}, camera={"stall_seconds": 60})
     done = []
     thread = threading.Thread(target=lambda: done.append(pipeline.run()))

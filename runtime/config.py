@@ -4,56 +4,18 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    PositiveFloat,
-    PositiveInt,
-    ValidationError,
-    model_validator,
-)
+from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
 from tvau_edge.runtime.broker_config import BrokerConfig
+from tvau_edge.runtime.camera_config import CameraConfig, Table, TopicLevel
 from tvau_edge.runtime.errors import ConfigError
+from tvau_edge.runtime.gstreamer import PREFIX
 from tvau_edge.runtime.problems import explain
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
-
-
-def _topic_level(name: str) -> str:
-    if not name or any(character in name for character in "/+#\0") or name != name.strip():
-        raise ValueError("becomes one level of an MQTT topic: no '/', '+', '#', and no space around it")
-    return name
-
-
-TopicLevel = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_topic_level)]
-
-
-class Table(BaseModel):
-    """Base of the configuration's tables: unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class CameraConfig(Table):
-    """One camera, file or folder of images."""
-
-    name: Annotated[TopicLevel, Field(description="name of the camera; a level of its topics")]
-    source: Annotated[
-        str, Field(min_length=1, description="path of a video, folder of images, /dev/video0, or rtsp://…")
-    ]
-    stall_seconds: Annotated[
-        PositiveFloat, Field(description="a live source that is silent for longer has stalled")
-    ] = 10.0
-    image_rate: Annotated[PositiveFloat, Field(description="frames per second of a folder of images")] = 10.0
-    upscale: Annotated[
-        bool, Field(description="allow a video smaller than the model's input, at a loss of accuracy")
-    ] = False
 
 
 class VisionConfig(Table):
@@ -66,7 +28,13 @@ class VisionConfig(Table):
     precision: Annotated[
         Literal["auto", "fp32", "fp16", "int8"], Field(description="precision of the graph")
     ] = "auto"
-    threads: Annotated[PositiveInt | None, Field(description="CPU threads; none: all cores")] = None
+    threads: Annotated[PositiveInt | None, Field(le=1024, description="CPU threads; none: all cores")] = None
+    batch: Annotated[
+        PositiveInt, Field(le=64, description="most temporal patches in one pass, one of each camera")
+    ] = 8
+    stall_seconds: Annotated[
+        PositiveFloat, Field(le=3600, description="a pass that takes longer hangs: the graph is loaded anew")
+    ] = 60.0
 
 
 class TriggerConfig(Table):
@@ -78,10 +46,10 @@ class TriggerConfig(Table):
     close: Annotated[
         float | None, Field(gt=0, lt=1, description="score under which an event closes; none: the bundle's")
     ] = None
-    open_after: Annotated[PositiveInt, Field(description="temporal patches in a row to open")] = 1
-    close_after: Annotated[PositiveInt, Field(description="temporal patches in a row to close")] = 4
+    open_after: Annotated[PositiveInt, Field(le=10000, description="temporal patches in a row to open")] = 1
+    close_after: Annotated[PositiveInt, Field(le=10000, description="temporal patches in a row to close")] = 4
     update_seconds: Annotated[
-        PositiveFloat, Field(description="least time between two updates of an event")
+        PositiveFloat, Field(le=86400, description="least time between two updates of an event")
     ] = 5.0
 
 
@@ -95,15 +63,16 @@ class LanguageConfig(Table):
     type: Annotated[
         str | None, Field(description="GGUF type when the bundle has several; none: the first")
     ] = None
-    threads: Annotated[PositiveInt | None, Field(description="CPU threads; none: all cores")] = None
-    gpu_layers: Annotated[int, Field(ge=-1, description="layers on the GPU; -1: all")] = 0
+    threads: Annotated[PositiveInt | None, Field(le=1024, description="CPU threads; none: all cores")] = None
+    gpu_layers: Annotated[int, Field(ge=-1, le=10000, description="layers on the GPU; -1: all")] = 0
     unsure: Annotated[
         tuple[float, float], Field(description="band of p_yes in which the verdict says 'unsure'")
     ] = (0.4, 0.6)
     explain_after: Annotated[
         PositiveInt | None,
         Field(
-            description="temporal patches after an event's opening at which it is explained; none: half a window"
+            le=10000,
+            description="temporal patches after an event's opening at which it is explained; none: half a window",
         ),
     ] = None
 
@@ -131,6 +100,20 @@ class CommandsConfig(Table):
     max_bytes: Annotated[PositiveInt, Field(description="bound on a command's payload, bytes")] = 16384
 
 
+class HealthConfig(Table):
+    """What the box tells of itself."""
+
+    seconds: Annotated[
+        PositiveFloat, Field(le=86400, description="between two messages on the topic health")
+    ] = 30.0
+    prometheus_port: Annotated[
+        int | None, Field(ge=1, le=65535, description="port of a Prometheus endpoint; none: no endpoint")
+    ] = None
+    prometheus_host: Annotated[
+        str, Field(min_length=1, max_length=255, description="address that the endpoint listens on")
+    ] = "127.0.0.1"
+
+
 class SiteConfig(Table):
     """Everything `tvau run` needs."""
 
@@ -142,7 +125,10 @@ class SiteConfig(Table):
     language: Annotated[LanguageConfig, Field(description="explanations")] = LanguageConfig()
     outbox: Annotated[OutboxConfig, Field(description="durable queue before the broker")] = OutboxConfig()
     commands: Annotated[CommandsConfig, Field(description="commands over MQTT")] = CommandsConfig()
-    camera: Annotated[list[CameraConfig], Field(min_length=1, description="one table per camera")]
+    health: Annotated[HealthConfig, Field(description="what the box tells of itself")] = HealthConfig()
+    camera: Annotated[
+        list[CameraConfig], Field(min_length=1, max_length=256, description="one table per camera")
+    ]
 
     @model_validator(mode="after")
     def _unique(self) -> "SiteConfig":
@@ -213,4 +199,5 @@ def parse_config(table: dict[str, Any], where: str) -> SiteConfig:
 
 
 def _beside(folder: Path, source: str) -> str:
-    return source if "://" in source or source.startswith("/") else str(folder / source)
+    absolute = "://" in source or source.startswith(("/", PREFIX))
+    return source if absolute else str(folder / source)

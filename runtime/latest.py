@@ -72,6 +72,11 @@ class LatestFrames:
         if self._error is not None:
             raise self._error
 
+    @property
+    def ended(self) -> bool:
+        """Whether the thread that reads has ended; a driver may hold it beyond `close`."""
+        return not self._thread.is_alive()
+
     def close(self) -> None:
         """Stop reading and let go of the source."""
         with self._changed:

@@ -17,7 +17,7 @@ class Sink:
     """Keeps what a pipeline publishes."""
 
     def __init__(self):
-        self.verdicts, self.states = [], []
+        self.verdicts, self.states, self.heatmaps = [], [], []
         self.started = threading.Event()
 
     def publish_verdict(self, verdict):
@@ -26,6 +26,9 @@ class Sink:
 
     def publish_state(self, camera, state):
         self.states.append((camera, state))
+
+    def publish_heatmap(self, camera, jpeg):
+        self.heatmaps.append((camera, jpeg))
 
     def phases(self, camera):
         return [verdict.phase for verdict in self.verdicts if verdict.camera == camera]

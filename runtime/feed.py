@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from tvau_edge.runtime.camera_config import CameraConfig
+from tvau_edge.runtime.config import CameraConfig
 from tvau_edge.runtime.errors import SourceError
 from tvau_edge.runtime.intake import Intake
 from tvau_edge.runtime.latest import LatestFrames

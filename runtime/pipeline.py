@@ -16,8 +16,7 @@ from uuid import UUID
 from tvau_edge.devices.host import peak_memory
 from tvau_edge.runtime.announce import Announcer
 from tvau_edge.runtime.bundle import Bundle
-from tvau_edge.runtime.camera_config import CameraConfig
-from tvau_edge.runtime.config import SiteConfig, TriggerConfig
+from tvau_edge.runtime.config import CameraConfig, SiteConfig, TriggerConfig
 from tvau_edge.runtime.errors import SourceError
 from tvau_edge.runtime.explain import Explainer, Explanation
 from tvau_edge.runtime.intake import Cut, Intake

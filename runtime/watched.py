@@ -8,8 +8,7 @@ from uuid import UUID
 import numpy as np
 from numpy.typing import NDArray
 
-from tvau_edge.runtime.camera_config import CameraConfig
-from tvau_edge.runtime.config import TriggerConfig
+from tvau_edge.runtime.config import CameraConfig, TriggerConfig
 from tvau_edge.runtime.errors import SourceError
 from tvau_edge.runtime.feed import Feed
 from tvau_edge.runtime.intake import Intake

@@ -1,3 +1,4 @@
+import itertools
 import os
 import shutil
 import signal
@@ -76,7 +77,7 @@ def test_a_live_pipeline_is_read_newest_first():
     with Source(address, "gate", stall_seconds=20) as source, LatestFrames(source) as frames:
         seen = [frame for frame, _ in zip(frames, range(20), strict=False)]
     assert seen[0].size == (168, 112)
-    assert all(a.pts < b.pts for a, b in zip(seen, seen[1:], strict=False))
+    assert all(a.pts < b.pts for a, b in itertools.pairwise(seen))
 
 
 def test_silence_is_a_stall():

@@ -47,7 +47,8 @@ class Announcer:
         publish: Callable[[Verdict], None],
     ) -> None:
         self._device, self._model, self._prompts = device, model, prompts
-        self._threshold, self._unsure, self._publish = threshold, unsure, publish
+        self.threshold = threshold
+        self._unsure, self._publish = unsure, publish
         self._events: OrderedDict[UUID, _Event] = OrderedDict()
         self._lock = threading.Lock()
         self.published = 0
@@ -97,7 +98,7 @@ class Announcer:
             explanation=" ".join(answers.values()) or None,
             regions=[
                 Region(box=region.box, score=region.score, name=region.name)
-                for region in find_regions(newest.heatmap, self._threshold)
+                for region in find_regions(newest.heatmap, self.threshold)
             ],
             prompts=self._prompts,
             model=self._model,

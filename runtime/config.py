@@ -17,7 +17,11 @@ from pydantic import (
 
 from tvau_edge.runtime.broker_config import BrokerConfig
 from tvau_edge.runtime.errors import ConfigError
+from tvau_edge.runtime.gstreamer import PREFIX
+from tvau_edge.runtime.polygons import Polygon
 from tvau_edge.runtime.problems import explain
+from tvau_edge.runtime.schedule import parse_span
+from tvau_edge.runtime.source import Source
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -25,35 +29,107 @@ else:
     import tomli as tomllib
 
 
-def _topic_level(name: str) -> str:
-    if not name or any(character in name for character in "/+#\0") or name != name.strip():
-        raise ValueError("becomes one level of an MQTT topic: no '/', '+', '#', and no space around it")
-    return name
-
-
-TopicLevel = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_topic_level)]
+_TAKEN = ("available", "command", "health")  # levels of the topic tree beside the cameras'
 
 
 class Table(BaseModel):
-    """Base of the configuration's tables: unknown keys are errors."""
+    """Base of the configuration's tables: unknown keys are errors, numbers are finite."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def _topic_level(name: str) -> str:
+    if not name or any(character in name for character in "/+#\0") or name != name.strip():
+        raise ValueError("becomes one level of an MQTT topic: no '/', '+', '#', and no space around it")
+    if not name.isprintable():
+        raise ValueError("becomes one level of an MQTT topic: no control characters")
+    return name
+
+
+def _camera_name(name: str) -> str:
+    if name in _TAKEN:
+        raise ValueError(f"is the name of another topic; not one of {', '.join(_TAKEN)}")
+    return name
+
+
+def _span(text: str) -> str:
+    parse_span(text)
+    return text
+
+
+TopicLevel = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_topic_level)]
+Polygons = Annotated[list[Polygon], Field(max_length=32)]
 
 
 class CameraConfig(Table):
     """One camera, file or folder of images."""
 
-    name: Annotated[TopicLevel, Field(description="name of the camera; a level of its topics")]
+    name: Annotated[
+        TopicLevel,
+        AfterValidator(_camera_name),
+        Field(description="name of the camera; a level of its topics"),
+    ]
     source: Annotated[
-        str, Field(min_length=1, description="path of a video, folder of images, /dev/video0, or rtsp://…")
+        str,
+        Field(
+            min_length=1,
+            max_length=4096,
+            description="path of a video, folder of images, /dev/video0, rtsp://…, or 'gst: ' and a GStreamer "
+            "pipeline up to raw video",
+        ),
     ]
     stall_seconds: Annotated[
-        PositiveFloat, Field(description="a live source that is silent for longer has stalled")
+        PositiveFloat, Field(le=3600, description="a live source that is silent for longer has stalled")
     ] = 10.0
-    image_rate: Annotated[PositiveFloat, Field(description="frames per second of a folder of images")] = 10.0
+    reconnect: Annotated[
+        bool, Field(description="open a live source again when it fails; false: give up")
+    ] = True
+    reconnect_seconds: Annotated[
+        PositiveFloat,
+        Field(
+            le=86400, description="longest pause between two attempts; the first is a second, each doubles it"
+        ),
+    ] = 60.0
+    image_rate: Annotated[
+        PositiveFloat, Field(le=1000, description="frames per second of a folder of images")
+    ] = 10.0
     upscale: Annotated[
         bool, Field(description="allow a video smaller than the model's input, at a loss of accuracy")
     ] = False
+    schedule: Annotated[
+        list[Annotated[str, AfterValidator(_span)]],
+        Field(max_length=64, description="when it is watched, such as 'mon-fri 07:00-19:00'; empty: always"),
+    ] = []
+    motion_gate: Annotated[
+        PositiveFloat | None,
+        Field(
+            le=255,
+            description="look only when a cell's pixels change by more than so many levels (0..255) on average; "
+            "none: look always",
+        ),
+    ] = None
+    motion_refresh_seconds: Annotated[
+        PositiveFloat, Field(le=86400, description="after which a scene that stands still is looked at again")
+    ] = 60.0
+    include: Annotated[
+        Polygons, Field(description="polygons, corners in 0..1, in which anomalies count; empty: everywhere")
+    ] = []
+    exclude: Annotated[Polygons, Field(description="polygons in which anomalies do not count")] = []
+    mask: Annotated[
+        Polygons, Field(description="privacy masks: polygons that are black before anything sees the picture")
+    ] = []
+    heatmap: Annotated[
+        bool,
+        Field(description="publish the picture of an event with its heatmap over it, as a retained JPEG"),
+    ] = False
+
+    @model_validator(mode="after")
+    def _live(self) -> "CameraConfig":
+        if self.schedule and not Source.is_live(self.source):
+            raise ValueError(
+                "schedule is for live sources; a file or folder is watched from its start to its end"
+            )
+        return self
 
 
 class VisionConfig(Table):
@@ -66,7 +142,13 @@ class VisionConfig(Table):
     precision: Annotated[
         Literal["auto", "fp32", "fp16", "int8"], Field(description="precision of the graph")
     ] = "auto"
-    threads: Annotated[PositiveInt | None, Field(description="CPU threads; none: all cores")] = None
+    threads: Annotated[PositiveInt | None, Field(le=1024, description="CPU threads; none: all cores")] = None
+    batch: Annotated[
+        PositiveInt, Field(le=64, description="most temporal patches in one pass, one of each camera")
+    ] = 8
+    stall_seconds: Annotated[
+        PositiveFloat, Field(le=3600, description="a pass that takes longer hangs: the graph is loaded anew")
+    ] = 60.0
 
 
 class TriggerConfig(Table):
@@ -78,10 +160,10 @@ class TriggerConfig(Table):
     close: Annotated[
         float | None, Field(gt=0, lt=1, description="score under which an event closes; none: the bundle's")
     ] = None
-    open_after: Annotated[PositiveInt, Field(description="temporal patches in a row to open")] = 1
-    close_after: Annotated[PositiveInt, Field(description="temporal patches in a row to close")] = 4
+    open_after: Annotated[PositiveInt, Field(le=10000, description="temporal patches in a row to open")] = 1
+    close_after: Annotated[PositiveInt, Field(le=10000, description="temporal patches in a row to close")] = 4
     update_seconds: Annotated[
-        PositiveFloat, Field(description="least time between two updates of an event")
+        PositiveFloat, Field(le=86400, description="least time between two updates of an event")
     ] = 5.0
 
 
@@ -95,15 +177,16 @@ class LanguageConfig(Table):
     type: Annotated[
         str | None, Field(description="GGUF type when the bundle has several; none: the first")
     ] = None
-    threads: Annotated[PositiveInt | None, Field(description="CPU threads; none: all cores")] = None
-    gpu_layers: Annotated[int, Field(ge=-1, description="layers on the GPU; -1: all")] = 0
+    threads: Annotated[PositiveInt | None, Field(le=1024, description="CPU threads; none: all cores")] = None
+    gpu_layers: Annotated[int, Field(ge=-1, le=10000, description="layers on the GPU; -1: all")] = 0
     unsure: Annotated[
         tuple[float, float], Field(description="band of p_yes in which the verdict says 'unsure'")
     ] = (0.4, 0.6)
     explain_after: Annotated[
         PositiveInt | None,
         Field(
-            description="temporal patches after an event's opening at which it is explained; none: half a window"
+            le=10000,
+            description="temporal patches after an event's opening at which it is explained; none: half a window",
         ),
     ] = None
 
@@ -131,6 +214,20 @@ class CommandsConfig(Table):
     max_bytes: Annotated[PositiveInt, Field(description="bound on a command's payload, bytes")] = 16384
 
 
+class HealthConfig(Table):
+    """What the box tells of itself."""
+
+    seconds: Annotated[
+        PositiveFloat, Field(le=86400, description="between two messages on the topic health")
+    ] = 30.0
+    prometheus_port: Annotated[
+        int | None, Field(ge=1, le=65535, description="port of a Prometheus endpoint; none: no endpoint")
+    ] = None
+    prometheus_host: Annotated[
+        str, Field(min_length=1, max_length=255, description="address that the endpoint listens on")
+    ] = "127.0.0.1"
+
+
 class SiteConfig(Table):
     """Everything `tvau run` needs."""
 
@@ -142,7 +239,10 @@ class SiteConfig(Table):
     language: Annotated[LanguageConfig, Field(description="explanations")] = LanguageConfig()
     outbox: Annotated[OutboxConfig, Field(description="durable queue before the broker")] = OutboxConfig()
     commands: Annotated[CommandsConfig, Field(description="commands over MQTT")] = CommandsConfig()
-    camera: Annotated[list[CameraConfig], Field(min_length=1, description="one table per camera")]
+    health: Annotated[HealthConfig, Field(description="what the box tells of itself")] = HealthConfig()
+    camera: Annotated[
+        list[CameraConfig], Field(min_length=1, max_length=256, description="one table per camera")
+    ]
 
     @model_validator(mode="after")
     def _unique(self) -> "SiteConfig":
@@ -213,4 +313,5 @@ def parse_config(table: dict[str, Any], where: str) -> SiteConfig:
 
 
 def _beside(folder: Path, source: str) -> str:
-    return source if "://" in source or source.startswith("/") else str(folder / source)
+    absolute = "://" in source or source.startswith(("/", PREFIX))
+    return source if absolute else str(folder / source)

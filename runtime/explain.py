@@ -51,6 +51,7 @@ class Explainer:
         self._jobs: OrderedDict[UUID, tuple[Window, float]] = OrderedDict()
         self._changed = threading.Condition()
         self._closing = False
+        self._since: float | None = None  # when the explanation began that is being made
         self.given_up = 0
         self._thread = threading.Thread(target=self._work, name="dialogue", daemon=True)
         self._thread.start()
@@ -66,15 +67,35 @@ class Explainer:
                 log.warning("event %s is not explained: %d newer events wait", old, self._limit)
             self._changed.notify_all()
 
-    def close(self, finish: bool = True) -> None:
-        """Stop; with `finish`, what waits is explained first."""
+    @property
+    def waiting(self) -> int:
+        """Events that wait."""
+        return len(self._jobs)
+
+    @property
+    def busy_seconds(self) -> float:
+        """How long it has been at the present event; 0 while it is idle."""
+        since = self._since
+        return 0.0 if since is None else time.monotonic() - since
+
+    def close(self, finish: bool = True, seconds: float | None = None) -> bool:
+        """Stop; with `finish`, what waits is explained first.
+
+        Args:
+            finish: whether to explain what waits.
+            seconds: to wait for what is being explained; None: as long as it takes.
+
+        Returns:
+            Whether its thread has ended; while it has not, the language model must not be closed.
+        """
         with self._changed:
             self._closing = True
             if not finish:
                 self.given_up += len(self._jobs)
                 self._jobs.clear()
             self._changed.notify_all()
-        self._thread.join()
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
 
     def _work(self) -> None:
         while True:
@@ -83,12 +104,15 @@ class Explainer:
                 if not self._jobs:
                     return
                 event, (window, since) = self._jobs.popitem(last=True)
+            self._since = time.monotonic()
             try:
                 self._publish(self._explain(event, window, since))
             except TvauError as error:
                 log.error("event %s is not explained: %s", event, error)  # noqa: TRY400 (the message tells all)
             except Exception:  # a fault of ours costs one explanation, not all that would come after it
                 log.exception("event %s is not explained, by a fault of this program", event)
+            finally:
+                self._since = None
 
     def _explain(self, event: UUID, window: Window, since: float) -> Explanation:
         waited = time.monotonic() - since

@@ -16,13 +16,16 @@ def heatmap(h_c: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(1 / (1 + np.exp(-difference)), dtype=np.float32)
 
 
-def patch_score(heat: NDArray[np.float32], share: float = _SHARE) -> float:
+def patch_score(
+    heat: NDArray[np.float32], share: float = _SHARE, counts: NDArray[np.bool_] | None = None
+) -> float:
     """Score of a temporal patch, 0..1: the mean of the hottest `share` of the cells of heat [H', W'], at least one.
 
-    One hot cell alone is often noise; the mean over the whole map would lose a small actor.
+    One hot cell alone is often noise; the mean over the whole map would lose a small actor. With `counts` [H', W'],
+    only these cells are looked at, and as many of them as there would be of all.
     """
-    flat = heat.ravel()
-    top = min(max(1, round(share * flat.size)), flat.size)
+    flat = heat.ravel() if counts is None else heat[counts]
+    top = min(max(1, round(share * heat.size)), flat.size)
     return float(np.partition(flat, flat.size - top)[-top:].mean())
 
 

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from tvau_edge.runtime.errors import DiskFullError, SourceError
 from tvau_edge.runtime.extras import load
+from tvau_edge.runtime.frame import Frame
 from tvau_edge.runtime.heatmap import over_frame
 from tvau_edge.runtime.regions import find_regions
-from tvau_edge.runtime.source import Frame, Source
+from tvau_edge.runtime.source import Source
 from tvau_edge.runtime.timeline import Moment, Timeline
 
 # Heat from 0 to 1 as red, green, blue at even steps: transparent black over violet and orange to light yellow.

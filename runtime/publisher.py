@@ -122,6 +122,14 @@ class Publisher:
         """Publish a camera's state, retained; only the newest matters, so it does not go through the outbox."""
         self._retain(f"{self.root}/{camera}/state", state.to_json())
 
+    def publish_health(self, health: bytes) -> None:
+        """Publish what the box tells of itself, retained."""
+        self._retain(f"{self.root}/health", health)
+
+    def publish_heatmap(self, camera: str, jpeg: bytes) -> None:
+        """Publish the picture of a camera's event, retained."""
+        self._retain(f"{self.root}/{camera}/heatmap", jpeg)
+
     def stop(self, flush_seconds: float = 10.0) -> int:
         """Deliver what waits, for so long at most, say goodbye and disconnect.
 

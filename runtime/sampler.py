@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tvau_edge.runtime.errors import SourceError
+from tvau_edge.runtime.frame import Frame
 from tvau_edge.runtime.manifest import Geometry
-from tvau_edge.runtime.source import Frame
 
 log = logging.getLogger(__name__)
 

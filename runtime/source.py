@@ -1,21 +1,20 @@
-"""Frames with time stamps, from a file, an RTSP camera, a V4L2 device or a folder of images."""
+"""Frames with time stamps, from a file, an RTSP camera, a V4L2 device, GStreamer or a folder of images."""
 
 import logging
 import re
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import av
-import numpy as np
-from av.video.reformatter import VideoReformatter
-from numpy.typing import NDArray
 
 from tvau_edge.runtime.errors import SourceError
+from tvau_edge.runtime.frame import Frame
+from tvau_edge.runtime.gstreamer import PREFIX, GstPipeline, GstStopped
+from tvau_edge.runtime.masks import PrivacyMask
 from tvau_edge.runtime.stamps import Stamps
 
 log = logging.getLogger(__name__)
@@ -23,74 +22,12 @@ log = logging.getLogger(__name__)
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _LOGIN = re.compile(r"://.*@")  # greedy: a password may itself hold '@' or '/'
-_SECRET = re.compile(r"\b(user|usr|login|pass|pwd|token|key|secret|auth)(\w*)=[^&\s]*", re.IGNORECASE)
-_JOIN_SECONDS = 1.0  # that closing waits for a reader; one that FFmpeg holds ends by its own time limit
-_scalers = threading.local()
+_SECRET = re.compile(r"\b(user|usr|login|pass|pwd|token|key|secret|auth)([\w-]*)=[^&\s]*", re.IGNORECASE)
 
 
 def redact(text: str) -> str:
     """Hide the user and password of an address, before the host or in the query."""
     return _SECRET.sub(r"\1\2=***", _LOGIN.sub("://***@", text))
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """One frame; its pixels are converted when they are asked for, so that a frame nobody uses costs little.
-
-    Attributes:
-        camera: name of the camera.
-        index: number of the frame, from 0, as decoded.
-        pts: seconds since the first frame of the source; always rises.
-        time: seconds since the epoch at which a live frame came; for a file, its start of playing plus `pts`.
-        picture: the decoded picture, before the rotation that the file asks for.
-    """
-
-    camera: str
-    index: int
-    pts: float
-    time: float
-    picture: av.VideoFrame
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Width and height in pixels, upright."""
-        width, height = self.picture.width, self.picture.height
-        return (height, width) if self._turns % 2 else (width, height)
-
-    @property
-    def image(self) -> NDArray[np.uint8]:
-        """The frame as [H, W, 3] uint8 RGB, upright."""
-        return self._convert("full", *self.size)
-
-    def scaled(self, width: int, height: int) -> NDArray[np.uint8]:
-        """The frame scaled to [height, width, 3] uint8 RGB, upright, bicubic as in Qwen2.5-VL's processor.
-
-        Raises:
-            SourceError: FFmpeg cannot convert pictures of this kind.
-        """
-        return self._convert("scaled", width, height)
-
-    @property
-    def _turns(self) -> int:
-        """Quarter turns, counter-clockwise, that bring the picture upright."""
-        return round(self.picture.rotation / 90) % 4
-
-    def _convert(self, purpose: str, width: int, height: int) -> NDArray[np.uint8]:
-        turns = self._turns
-        if turns % 2:
-            width, height = height, width
-        try:
-            # One scaler per thread and purpose: FFmpeg sets one up in three times the time of using it.
-            scaler = _scalers.__dict__.setdefault(purpose, VideoReformatter())
-            rgb = scaler.reformat(self.picture, width, height, "rgb24", interpolation="BICUBIC", threads=1)
-            image = np.asarray(rgb.to_ndarray(), dtype=np.uint8)
-        except (av.FFmpegError, ValueError) as error:
-            kind = f"{self.picture.width}x{self.picture.height} {self.picture.format.name}"
-            raise SourceError(
-                f"camera {self.camera}: its pictures ({kind}) cannot be converted to RGB: {error}; set the camera "
-                "to H.264 or MJPEG, or re-encode the file"
-            ) from error
-        return np.ascontiguousarray(np.rot90(image, turns)) if turns else image
 
 
 class Source:
@@ -101,10 +38,11 @@ class Source:
     silent raises.
 
     Args:
-        address: path of a video or of a folder of images, /dev/video0, or rtsp://….
+        address: path of a video or of a folder of images, /dev/video0, rtsp://…, or "gst:" and a GStreamer pipeline.
         camera: name for frames and messages.
         stall_seconds: a live source that shows no picture for longer has stalled.
         image_rate: frames per second of a folder of images.
+        mask: blackens parts of each picture as soon as it is decoded.
 
     Raises:
         SourceError: it cannot be opened; says why and what to do. While iterating: a live source stalled or
@@ -112,7 +50,13 @@ class Source:
     """
 
     def __init__(
-        self, address: str, camera: str, *, stall_seconds: float = 10.0, image_rate: float = 10.0
+        self,
+        address: str,
+        camera: str,
+        *,
+        stall_seconds: float = 10.0,
+        image_rate: float = 10.0,
+        mask: PrivacyMask | None = None,
     ) -> None:
         self.camera = camera
         self.name = redact(address)
@@ -120,18 +64,22 @@ class Source:
         self.stall_seconds = stall_seconds
         self.broken = 0
         self.truncated = False
-        self._image_rate = image_rate
+        self._image_rate, self._mask = image_rate, mask
         self._images: list[Path] = []
         self._container: Any = None
+        self._child: GstPipeline | None = None
         self._closed = False
         self._seen = 0.0  # when the newest picture came, by the monotonic clock
         self._reading = threading.Lock()
-        if not _SCHEME.match(address):
+        if not _SCHEME.match(address) and not address.startswith(PREFIX):
             address = address if self.live else str(Path(address).absolute())
             if self._check_path(Path(address)):
                 self._images = self._list_images(Path(address))
                 return
-        self._container = self._open(address)
+        if address.startswith(PREFIX):
+            self._container = self._launch(address.removeprefix(PREFIX))
+        else:
+            self._container = self._open(address)
         if not self._container.streams.video:
             self._container.close()
             raise self._wrong("has no video stream; it may be a sound file")
@@ -141,6 +89,8 @@ class Source:
     @staticmethod
     def is_live(address: str) -> bool:
         """Whether an address is a camera or a stream, which cannot be read a second time."""
+        if address.startswith(PREFIX):
+            return True
         if _SCHEME.match(address):
             return not address.lower().startswith("file://")
         return address.startswith("/dev/") and not address.startswith("/dev/shm/")  # noqa: S108 (no temporary file)
@@ -156,6 +106,8 @@ class Source:
     def close(self) -> None:
         """Let go of the camera or file; a thread that is reading does so as soon as FFmpeg returns to it."""
         self._closed = True
+        if self._child is not None:
+            self._child.close()  # which ends a read that waits for it
         if self._container is not None and self._reading.acquire(blocking=False):
             try:
                 self._container.close()
@@ -221,6 +173,26 @@ class Source:
             )
             raise self._wrong(f"cannot be opened: {reason}; {advice}") from error
 
+    def _launch(self, pipeline: str) -> Any:
+        try:
+            self._child = GstPipeline(pipeline, self.stall_seconds)
+        except GstStopped as error:
+            raise self._wrong(redact(str(error))) from error
+        try:
+            return av.open(self._child, format="matroska", buffer_size=1 << 20)
+        except (av.FFmpegError, OSError, ValueError) as error:
+            stopped = self._ended()
+            self._child.close()
+            raise stopped from error
+
+    def _ended(self) -> SourceError:
+        """Why a live source gives nothing more."""
+        if self._child is None:
+            return self._wrong("ended: the camera or its server closed the stream")
+        if self._child.stalled:
+            return self._stalled()
+        return self._wrong(f"ended: {redact(self._child.reason())}")
+
     def __iter__(self) -> Iterator[Frame]:
         started = time.time()
         stream = None if self._container is None else self._container.streams.video[0]
@@ -228,16 +200,18 @@ class Source:
         index, pts = 0, 0.0
         for picture, stamp in self._image_pictures() if stream is None else self._stream_pictures(stream):
             pts = stamps.next(stamp)
+            if self._mask is not None:
+                picture = self._mask.hide(picture, self.camera)
             yield Frame(self.camera, index, pts, time.time() if self.live else started + pts, picture)
             index += 1
         if self._closed:
             return
         if self.broken:
             log.warning("camera %s: %d broken pictures were skipped", self.camera, self.broken)
-        if index == 0:
+        if index == 0 and self._child is None:
             raise self._wrong(f"shows nothing: not one picture could be decoded ({self.broken} were broken)")
         if self.live:
-            raise self._wrong("ended: the camera or its server closed the stream")
+            raise self._ended()
         if stream is not None:
             self._judge_end(stream, pts + stamps.period)
 
@@ -278,6 +252,8 @@ class Source:
             # FFmpeg's own word for its time limit, though not every protocol passes it on.
             if isinstance(error, av.error.ExitError) or (self.live and self._silent()):
                 raise self._stalled() from error
+            if self._child is not None:
+                raise self._ended() from error
             if self.live:
                 raise self._wrong(f"was cut: {redact(str(error.strerror))}") from error
             log.warning("camera %s: %s is damaged: %s", self.camera, self.name, error.strerror)
@@ -340,75 +316,3 @@ class Source:
 def _natural(name: str) -> list[tuple[int, str]]:
     """Sorts numbers by value: frame2 before frame10."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
-
-
-class LatestFrames:
-    """Reads a live source on a thread of its own and keeps only its newest frames.
-
-    Args:
-        source: an open live source; closed with this.
-        depth: frames that may wait; when another comes, the oldest is dropped and counted in `dropped`.
-
-    Raises:
-        SourceError: while iterating: what the source raised, or it has been silent for too long.
-    """
-
-    def __init__(self, source: Source, depth: int = 2) -> None:
-        self._source = source
-        self._depth = depth
-        self._frames: list[Frame] = []
-        self._error: Exception | None = None
-        self._done = False
-        self._changed = threading.Condition()
-        self.dropped = 0
-        self._thread = threading.Thread(target=self._read, name=f"camera {source.camera}", daemon=True)
-        self._thread.start()
-
-    def __enter__(self) -> "LatestFrames":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _read(self) -> None:
-        try:
-            for frame in self._source:
-                with self._changed:
-                    if self._done:
-                        return
-                    self._frames.append(frame)
-                    if len(self._frames) > self._depth:
-                        self._frames.pop(0)
-                        self.dropped += 1
-                    self._changed.notify()
-        except Exception as error:  # raised again where the frames are taken
-            self._error = error
-        finally:
-            with self._changed:
-                self._done = True
-                self._changed.notify()
-
-    def __iter__(self) -> Iterator[Frame]:
-        while True:
-            with self._changed:
-                # The source sees its silence itself, except where a driver never returns from a read.
-                patience = self._source.stall_seconds + _JOIN_SECONDS
-                if not self._changed.wait_for(lambda: self._frames or self._done, patience):
-                    raise self._source._stalled()
-                if not self._frames:
-                    break
-                frame = self._frames.pop(0)
-            yield frame
-        if self._error is not None:
-            raise self._error
-
-    def close(self) -> None:
-        """Stop reading and let go of the source."""
-        with self._changed:
-            self._done = True
-            self._frames.clear()
-            self._changed.notify()
-        self._source.close()
-        self._thread.join(timeout=_JOIN_SECONDS)

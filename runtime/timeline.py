@@ -30,9 +30,15 @@ class Moment:
 
 @dataclass
 class Timeline:
-    """The moments of one camera, and the answers that its events were given."""
+    """The moments of one camera, and the answers that its events were given.
+
+    Attributes:
+        camera: its name.
+        most: moments and answers that are kept, the newest; None: all.
+    """
 
     camera: str
+    most: int | None = None
     moments: list[Moment] = field(default_factory=list)
     answers: dict[UUID, dict[str, str]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
@@ -41,11 +47,15 @@ class Timeline:
         """Note a temporal patch."""
         with self._lock:
             self.moments.append(Moment(evidence.pts, evidence.heatmap, evidence.score, event))
+            if self.most is not None and len(self.moments) > self.most:
+                del self.moments[0]
 
     def explain(self, event: UUID, answers: dict[str, str]) -> None:
         """Note the answers about an event."""
         with self._lock:
             self.answers[event] = answers
+            if self.most is not None and len(self.answers) > self.most:
+                del self.answers[next(iter(self.answers))]
 
     def at(self, pts: float) -> Moment | None:
         """The temporal patch that a frame belongs to: the first that ends at or after it, else the last."""

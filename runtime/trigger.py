@@ -80,6 +80,15 @@ class Trigger:
         self._started = self._peak = self._told = 0.0
         self._patches = 0
 
+    @property
+    def thresholds(self) -> Thresholds:
+        """Of the scores; others hold from the next patch on."""
+        return self._thresholds
+
+    @thresholds.setter
+    def thresholds(self, thresholds: Thresholds) -> None:
+        self._thresholds = thresholds
+
     def push(self, evidence: Evidence) -> EventUpdate | None:
         """Take the evidence of the next patch; returns news of an event, if there is any."""
         self._evidence.append(evidence)

@@ -26,10 +26,11 @@ from tvau_edge.runtime.extras import require
 from tvau_edge.runtime.llama import LanguageModel
 from tvau_edge.runtime.outbox import Outbox
 from tvau_edge.runtime.overlay import Overlay, contact_sheet, record
-from tvau_edge.runtime.pipeline import Pipeline, Summary
+from tvau_edge.runtime.pipeline import Pipeline
 from tvau_edge.runtime.publisher import Publisher
 from tvau_edge.runtime.rae import Rae
 from tvau_edge.runtime.source import Source
+from tvau_edge.runtime.summary import Summary
 from tvau_edge.runtime.vision import Vision
 
 log = logging.getLogger(__name__)
@@ -41,7 +42,9 @@ def run_verb(
     bundle: Annotated[Path | None, typer.Option(help="Folder of the bundle.")] = None,
     source: Annotated[
         str | None,
-        typer.Option(help="A video, folder of images, /dev/video0 or rtsp://… instead of a file's cameras."),
+        typer.Option(
+            help="A video, folder of images, /dev/video0, rtsp://… or 'gst: …' instead of a file's cameras."
+        ),
     ] = None,
     broker: Annotated[str | None, typer.Option(help="host[:port], mqtt://… or mqtts://….")] = None,
     mqtt: Annotated[str | None, typer.Option(help="Version of MQTT: 5 or 3.1.1.")] = None,
@@ -125,7 +128,7 @@ def configure(
         overrides["bundle"] = options["bundle"].absolute()
     if options["source"] is not None:
         source = options["source"]
-        if "://" not in source and not source.startswith("/dev/"):
+        if not Source.is_live(source) and "://" not in source:
             source = str(Path(source).absolute())
         overrides["camera"] = [{"name": options["camera"], "source": source, "upscale": options["upscale"]}]
     tables: dict[str, dict[str, Any]] = {

@@ -1,9 +1,12 @@
 """Fixtures that every room's tests may use."""
 
 import shutil
-from collections.abc import Callable
+import socket
+import threading
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
+from socketserver import BaseRequestHandler, ThreadingTCPServer
 
 import av
 import numpy as np
@@ -180,7 +183,9 @@ def draw_clip() -> Callable[..., Path]:
         corner: tuple[int, int] = (0, 0),
         size: tuple[int, int] = (84, 56),
     ) -> Path:
-        with av.open(str(path), "w") as container:
+        # A stream's reader waits for a program table, which FFmpeg repeats ten times a second, but not in frames.
+        options = {"pat_period": "0.1"} if path.suffix == ".ts" else {}
+        with av.open(str(path), "w", options=options) as container:
             stream = container.add_stream("libx264", rate=rate)
             stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
             stream.options = {"preset": "ultrafast", "g": str(rate), "bf": "0"}
@@ -198,3 +203,73 @@ def draw_clip() -> Callable[..., Path]:
         return path
 
     return draw
+
+
+class FaultyCamera(ThreadingTCPServer):
+    """A camera that speaks MPEG-TS over TCP; each connection meets the next of its acts, the last for ever after.
+
+    An act is a function of the socket and of an event that is set when the camera is switched off.
+    """
+
+    daemon_threads = True
+    allow_reuse_address = True
+    Act = Callable[[socket.socket, threading.Event], None]
+
+    def __init__(self, *acts: "FaultyCamera.Act", port: int = 0) -> None:
+        super().__init__(("127.0.0.1", port), _Feed)
+        self.acts = list(acts)
+        self.connections = 0
+        self.off = threading.Event()
+        self.url = f"tcp://user:hunter2@127.0.0.1:{self.server_address[1]}"
+        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
+
+    def stop(self) -> None:
+        self.off.set()
+        self.shutdown()
+        self.server_close()
+
+    def handle_error(self, *_: object) -> None:
+        pass  # the reader hung up
+
+
+class _Feed(BaseRequestHandler):
+    def handle(self) -> None:
+        server: FaultyCamera = self.server  # type: ignore[assignment]
+        act = server.acts[min(server.connections, len(server.acts) - 1)]
+        server.connections += 1
+        act(self.request, server.off)
+
+
+def send(data: bytes, *, rate: float | None = None, then: str = "close") -> FaultyCamera.Act:
+    """An act: send `data`, at `rate` bytes per second, then "close" or be "silent"."""
+
+    def act(connection: socket.socket, off: threading.Event) -> None:
+        step = len(data) if rate is None else max(188, int(rate / 20) // 188 * 188)
+        for start in range(0, len(data), step):
+            connection.sendall(data[start : start + step])
+            if rate is not None and off.wait(1 / 20):
+                return
+        if then == "silent":
+            off.wait()
+
+    return act
+
+
+@pytest.fixture
+def send_act() -> Callable[..., FaultyCamera.Act]:
+    """Makes acts of `faulty_camera`: send data, at some rate, then close or be silent."""
+    return send
+
+
+@pytest.fixture
+def faulty_camera() -> Iterator[Callable[..., FaultyCamera]]:
+    """Starts cameras that go through the given acts, one per connection."""
+    running: list[FaultyCamera] = []
+
+    def start(*acts: FaultyCamera.Act, port: int = 0) -> FaultyCamera:
+        running.append(FaultyCamera(*acts, port=port))
+        return running[-1]
+
+    yield start
+    for camera in running:
+        camera.stop()

@@ -17,7 +17,7 @@ class Sink:
     """Keeps what a pipeline publishes."""
 
     def __init__(self):
-        self.verdicts, self.states = [], []
+        self.verdicts, self.states, self.heatmaps = [], [], []
         self.started = threading.Event()
 
     def publish_verdict(self, verdict):
@@ -26,6 +26,9 @@ class Sink:
 
     def publish_state(self, camera, state):
         self.states.append((camera, state))
+
+    def publish_heatmap(self, camera, jpeg):
+        self.heatmaps.append((camera, jpeg))
 
     def phases(self, camera):
         return [verdict.phase for verdict in self.verdicts if verdict.camera == camera]
@@ -202,7 +205,7 @@ def live(tmp_path, draw_clip):
 
 
 def test_stopping_closes_what_is_open(make, live):
-    address = live(4, (0, 4))
+    address = live(30, (0, 30))  # FFmpeg looks at the first seconds before it opens a stream
     pipeline, sink = make({"gate": address}, camera={"stall_seconds": 60})
     done = []
     thread = threading.Thread(target=lambda: done.append(pipeline.run()))

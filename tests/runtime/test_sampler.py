@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tvau_edge.runtime.errors import SourceError
+from tvau_edge.runtime.frame import Frame
 from tvau_edge.runtime.manifest import Geometry
 from tvau_edge.runtime.sampler import Sampler
-from tvau_edge.runtime.source import Frame, Source
+from tvau_edge.runtime.source import Source
 
 GEOMETRY = Geometry(width=28, height=28, frames_per_second=4, temporal_patches=4)
 SLACK = 2e-3

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 
 from tvau_edge.runtime.errors import SourceError
-from tvau_edge.runtime.source import LatestFrames, Source, redact
+from tvau_edge.runtime.latest import LatestFrames
+from tvau_edge.runtime.source import Source, redact
 
 RED, GREEN, BLUE, GREY = (220, 30, 30), (30, 200, 30), (30, 30, 220), (120, 120, 120)
 

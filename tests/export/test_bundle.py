@@ -3,6 +3,7 @@ import json
 import math
 import time
 from dataclasses import replace
+from typing import ClassVar
 
 import av
 import numpy as np
@@ -107,7 +108,9 @@ def test_what_stands_in_a_bundle(whole, tiny_checkpoint):
 def test_every_artifact_was_compared(whole):
     manifest = whole[0].manifest
     compared = {(check.artifact, check.tensor) for check in manifest.checks}
-    graphs_compared = {(f"vision{end}", tensor) for end in (".onnx", ".int8.onnx", ".xml") for tensor in ("h_c", "p_v")}
+    graphs_compared = {
+        (f"vision{end}", tensor) for end in (".onnx", ".int8.onnx", ".xml") for tensor in ("h_c", "p_v")
+    }
     language_compared = {("lvlm-f16.gguf", "logits"), ("lvlm-q8_0.gguf", "logits")}
     assert compared == graphs_compared | {("rae.onnx", "p_an"), ("rae.xml", "p_an")} | language_compared
     for check in manifest.checks:
@@ -247,7 +250,9 @@ def wrong(monkeypatch):
 
 
 def test_a_wrong_graph_stops_the_export(tiny_checkpoint, small, tmp_path, wrong):
-    with pytest.raises(ExportError, match=r"vision\.onnx: output (h_c|p_v) does not agree with torch fp32") as caught:
+    with pytest.raises(
+        ExportError, match=r"vision\.onnx: output (h_c|p_v) does not agree with torch fp32"
+    ) as caught:
         export_bundle(tiny_checkpoint, tmp_path / "bundle", small)
     assert "limit 0.0001" in str(caught.value)
     assert "clip.mp4, 4 temporal patches" in str(caught.value)
@@ -288,7 +293,7 @@ def test_a_wrong_language_model_stops_the_export(tiny_checkpoint, small, tmp_pat
         object.__setattr__(checkpoint, "lora", None)
 
     class Shuffled:
-        scales = {}
+        scales: ClassVar = {}
 
         def merge(self, name, tensor):
             return tensor.flip(0) if name.endswith("layers.0.mlp.gate_proj.weight") else tensor

@@ -156,7 +156,8 @@ def _bleu(turns: Sequence[Turn], *keys: str) -> float | None:
         for turn in turns
         if key in turn.answers and key in turn.truth.answers
     ]
-    return bleu4(*zip(*pairs, strict=True)) if pairs else None
+    # sacrebleu's 100 may be a little more.
+    return min(bleu4(*zip(*pairs, strict=True)), 100.0) if pairs else None
 
 
 def _per_type(records: Sequence[ClipRecord]) -> dict[str, TypeFigures]:

@@ -50,18 +50,14 @@ def _tile(moment: Moment) -> Image.Image:
     picture = Image.fromarray(blend(image, moment.heatmap))
     pen = ImageDraw.Draw(picture)
     stroke = max(2, width // 320)
-    for box in component_boxes(moment.clip.abnormal(moment.frame)):
-        pen.rectangle(box, outline=_TRUTH, width=stroke)
     for region in find_regions(moment.heatmap, FAINT):
         x1, y1, x2, y2 = region.box
-        place = x1 * width, y1 * height, x2 * width - 1, y2 * height - 1
+        place = x1 * width - stroke, y1 * height - stroke, x2 * width - 1 + stroke, y2 * height - 1 + stroke
         pen.rectangle(place, outline=_DETECTED, width=stroke)
-        pen.text(
-            (place[0] + 4, place[1] + 2),
-            f"{region.score:.2f}",
-            fill=_DETECTED,
-            font=ImageFont.load_default(width / 40),
-        )
+        font = ImageFont.load_default(width / 40)
+        pen.text((place[0] + 2 * stroke, place[1] + stroke), f"{region.score:.2f}", fill=_DETECTED, font=font)
+    for box in component_boxes(moment.clip.abnormal(moment.frame)):
+        pen.rectangle(box, outline=_TRUTH, width=stroke)
     tall = round(height * _WIDTH / width)
     tile = Image.new("RGB", (_WIDTH, tall + _CAPTION), (24, 24, 28))
     tile.paste(picture.resize((_WIDTH, tall)), (0, _CAPTION))

@@ -87,3 +87,34 @@ def _random_video(rng, frames, boxes):
     moved = box + rng.integers(-20, 20, (boxes, 1))
     detections = np.hstack([rng.integers(0, frames, (boxes, 1)), moved, rng.random((boxes, 1))])
     return VideoRegions(frames, truth, detections)
+
+
+def test_everything_abnormal_and_everything_found():
+    truth = [[0, frame, 0, 0, 99, 49] for frame in range(5)]
+    scores = region_scores([VideoRegions(5, truth, [[*row[1:], 0.5] for row in truth])])
+    assert (scores.rbdc, scores.tbdc) == (1, 1)
+
+
+def test_equal_scores_are_taken_in_their_order():
+    truth, hit, miss = [[0, 0, 0, 0, 9, 9]], [0, 0, 0, 9, 9, 0.5], [1, 0, 0, 9, 9, 0.5]
+    # With two frames, a false positive before the hit is half of what is allowed.
+    assert region_scores([VideoRegions(2, truth, [hit, miss])]).rbdc == pytest.approx(1.0)
+    assert region_scores([VideoRegions(2, truth, [miss, hit])]).rbdc == pytest.approx(0.5)
+
+
+def test_a_track_needs_a_tenth_of_its_regions():
+    truth = [[0, frame, 0, 0, 9, 9] for frame in range(20)]
+    found = [[frame, 0, 0, 9, 9, 0.9] for frame in range(2)]
+    assert region_scores([VideoRegions(20, truth, found[:1])]).tbdc == pytest.approx(0.0)
+    assert region_scores([VideoRegions(20, truth, found)]).tbdc == pytest.approx(1.0)
+
+
+def test_one_detection_may_find_several_regions():
+    truth = [[0, 0, 0, 0, 9, 9], [1, 0, 10, 0, 19, 9]]
+    assert region_scores([VideoRegions(1, truth, [[0, 0, 0, 19, 9, 0.9]])]).rbdc == pytest.approx(1.0)
+
+
+def test_what_comes_after_one_false_positive_per_frame_does_not_count():
+    truth = [[0, 0, 0, 0, 9, 9]]
+    detections = [[0, 50, 50, 59, 59, 0.9], [0, 70, 70, 79, 79, 0.8], [0, 0, 0, 9, 9, 0.7]]
+    assert region_scores([VideoRegions(1, truth, detections)]).rbdc == pytest.approx(0.0)

@@ -284,7 +284,7 @@ def test_the_motion_gate_saves_the_graph_and_changes_no_verdict(make, draw_clip,
 
 
 def test_an_event_ends_when_its_camera_goes(make, faulty_camera, send_act, red_stream, eventually):
-    camera = faulty_camera(send_act(red_stream), send_act(b"", then="silent"))
+    camera = faulty_camera(send_act(red_stream, rate=len(red_stream) / 3), send_act(b"", then="silent"))
     pipeline, sink = make({"gate": camera.url}, camera={"stall_seconds": 30})
     thread, _ = in_background(pipeline)
     eventually(lambda: sink.phases("gate")[-1:] == ["end"], "the end of the event")

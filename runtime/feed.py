@@ -185,8 +185,7 @@ class Feed:
         try:
             while self._rest(leaving):
                 try:
-                    self._play(leaving)
-                    if not live:
+                    if self._play(leaving):
                         return
                 except SourceError as error:
                     if leaving.is_set():
@@ -227,8 +226,11 @@ class Feed:
         leaving.wait(seconds)
         self._reconnects += 1
 
-    def _play(self, leaving: threading.Event) -> None:
+    def _play(self, leaving: threading.Event) -> bool:
         """Watch until the source ends, its hours are over, or we leave.
+
+        Returns:
+            Whether it ended as files do.
 
         Raises:
             SourceError: it cannot be opened, stalled, or ended though it is live.
@@ -246,14 +248,14 @@ class Feed:
         )
         if leaving.is_set():
             source.close()
-            return
+            return False
         self._source = source
         latest = LatestFrames(source) if source.live else None
         broken, dropped = self._broken, self._dropped
         try:
             for frame in latest or source:
                 if leaving.is_set():
-                    return
+                    return False
                 now = time.monotonic()
                 self._frames += 1
                 self._arrivals.append(now)
@@ -267,7 +269,7 @@ class Feed:
                         looked = now
                         if not self._schedule.holds(self._now()):
                             log.info("camera %s: its hours are over", config.name)
-                            return
+                            return False
                 else:
                     self._due = math.inf  # a file waits for the vision graph as long as that takes
                 if self._state != "playing":
@@ -277,6 +279,7 @@ class Feed:
                 for patch in self._sampler.push(frame):
                     if not leaving.is_set():
                         self._intake.put(patch, live=source.live)
+            return not source.live
         finally:
             if self._source is source:
                 self._source = None

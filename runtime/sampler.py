@@ -108,6 +108,8 @@ class Sampler:
         if 0 <= interval <= limit + _SLACK:
             return False
         self.gaps += 1
+        if interval < 0:  # opened again: no sign of a slow source
+            return True
         self._barren += 1
         if self._barren == _COMPLAINT:
             log.warning(

@@ -30,6 +30,10 @@ def redact(text: str) -> str:
     return _SECRET.sub(r"\1\2=***", _LOGIN.sub("://***@", text))
 
 
+def _is_rtsp(address: str) -> bool:
+    return address.lower().startswith(("rtsp://", "rtsps://"))
+
+
 class Source:
     """An open source; iterate it once for its frames, close it when done, from any thread.
 
@@ -83,7 +87,8 @@ class Source:
         if not self._container.streams.video:
             self._container.close()
             raise self._wrong("has no video stream; it may be a sound file")
-        if self.live and self._container.duration:  # a file, although it comes over the network
+        # What has a length is a file, although it comes over the network; RTSP comes at its own pace all the same.
+        if self.live and self._container.duration and not _is_rtsp(address):
             self.live = False
 
     @staticmethod
@@ -150,7 +155,7 @@ class Source:
     def _open(self, address: str) -> Any:
         options: dict[str, str] = {}
         form = timeout = None
-        if address.lower().startswith(("rtsp://", "rtsps://")):
+        if _is_rtsp(address):
             options = {"rtsp_transport": "tcp", "allowed_media_types": "video"}
         elif address.startswith("/dev/") and self.live:
             form = "v4l2"

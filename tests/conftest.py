@@ -241,14 +241,17 @@ class _Feed(BaseRequestHandler):
 
 
 def send(data: bytes, *, rate: float | None = None, then: str = "close") -> FaultyCamera.Act:
-    """An act: send `data`, at `rate` bytes per second, then "close" or be "silent"."""
+    """An act: send `data`, at `rate` bytes per second, then "close", be "silent", or send it "again" for ever."""
 
     def act(connection: socket.socket, off: threading.Event) -> None:
         step = len(data) if rate is None else max(188, int(rate / 20) // 188 * 188)
-        for start in range(0, len(data), step):
-            connection.sendall(data[start : start + step])
-            if rate is not None and off.wait(1 / 20):
-                return
+        while True:
+            for start in range(0, len(data), step):
+                connection.sendall(data[start : start + step])
+                if rate is not None and off.wait(1 / 20):
+                    return
+            if then != "again":
+                break
         if then == "silent":
             off.wait()
 

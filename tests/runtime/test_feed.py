@@ -65,6 +65,12 @@ def start():
         assert feed.join(30), "a thread of the feed is still alive"
 
 
+@pytest.fixture
+def play(send_act):
+    """An act that sends a stream of ten seconds in two: faster than life, not faster than we can decode."""
+    return lambda data, **settings: send_act(data, rate=len(data) / 2, **settings)
+
+
 @pytest.fixture(scope="module")
 def stream(tmp_path_factory, draw_clip):
     """Ten seconds of a drawn camera as MPEG-TS, enough for FFmpeg to open it."""
@@ -109,8 +115,8 @@ def test_a_file_that_is_absent_is_the_end(start, tmp_path):
 # ---------------------------------------------------------------- live sources come back
 
 
-def test_a_camera_that_goes_is_opened_again(start, faulty_camera, send_act, stream, eventually, caplog):
-    camera = faulty_camera(send_act(stream))
+def test_a_camera_that_goes_is_opened_again(start, faulty_camera, play, stream, eventually, caplog):
+    camera = faulty_camera(play(stream))
     with caplog.at_level(logging.WARNING):
         feed, reader = start(camera.url, reconnect_seconds=0.05)
         eventually(lambda: camera.connections >= 3 and len(reader.cuts) >= 2, "a third connection")
@@ -123,38 +129,36 @@ def test_a_camera_that_goes_is_opened_again(start, faulty_camera, send_act, stre
     assert indices == sorted(set(indices))  # numbered on through the gaps
 
 
-def test_a_camera_that_is_off_at_first_is_awaited(
-    start, faulty_camera, send_act, stream, eventually, free_port
-):
+def test_a_camera_that_is_off_at_first_is_awaited(start, faulty_camera, play, stream, eventually, free_port):
     feed, reader = start(f"tcp://127.0.0.1:{free_port}", reconnect_seconds=0.05)
     eventually(lambda: feed.facts.reconnects >= 3, "three attempts")
     assert feed.facts.state in ("waiting", "opening")
     assert "Connection refused" in feed.facts.error
-    faulty_camera(send_act(stream, then="silent"), port=free_port)
+    faulty_camera(play(stream, then="silent"), port=free_port)
     eventually(lambda: reader.patches, "a patch")
     eventually(lambda: feed.facts.error is None, "the end of the complaint")
 
 
 def test_a_camera_that_stalls_is_seen_in_time_and_opened_again(
-    start, faulty_camera, send_act, stream, eventually
+    start, faulty_camera, play, stream, eventually
 ):
-    camera = faulty_camera(send_act(stream, then="silent"))
+    camera = faulty_camera(play(stream, then="silent"))
     feed, reader = start(camera.url, stall_seconds=1.0, reconnect_seconds=0.05)
     eventually(lambda: camera.connections >= 2, "a second connection")
     assert feed.facts.reconnects >= 1
     assert reader.patches
 
 
-def test_garbage_is_survived(start, faulty_camera, send_act, stream, eventually):
+def test_garbage_is_survived(start, faulty_camera, play, stream, eventually):
     noise = random.Random(3).randbytes(200_000)
     spoilt = bytearray(stream)
     for place in random.Random(4).sample(range(len(spoilt) // 3, len(spoilt)), 200):
         spoilt[place] ^= 0xFF
     camera = faulty_camera(
-        send_act(noise),
-        send_act(stream[: len(stream) // 2] + noise),
-        send_act(bytes(spoilt)),
-        send_act(stream),
+        play(noise),
+        play(stream[: len(stream) // 2] + noise),
+        play(bytes(spoilt)),
+        play(stream),
     )
     feed, reader = start(camera.url, stall_seconds=2.0, reconnect_seconds=0.05)
     eventually(lambda: camera.connections >= 5, "a fifth connection")
@@ -163,21 +167,21 @@ def test_garbage_is_survived(start, faulty_camera, send_act, stream, eventually)
 
 
 def test_another_resolution_after_a_reconnect(
-    start, faulty_camera, send_act, stream, draw_clip, tmp_path, eventually
+    start, faulty_camera, play, stream, draw_clip, tmp_path, eventually
 ):
     larger = draw_clip(tmp_path / "larger.ts", 10, size=(336, 224)).read_bytes()
     smaller = draw_clip(tmp_path / "smaller.ts", 10, size=(56, 28)).read_bytes()
-    camera = faulty_camera(send_act(stream), send_act(smaller), send_act(larger))
+    camera = faulty_camera(play(stream), play(smaller), play(larger))
     _feed, reader = start(camera.url, reconnect_seconds=0.05)
     eventually(lambda: camera.connections >= 4, "a fourth connection")
     assert {patch.frames.shape for patch in reader.patches} == {(2, 56, 84, 3)}
 
 
 def test_another_resolution_in_the_middle(
-    start, faulty_camera, send_act, stream, draw_clip, tmp_path, eventually
+    start, faulty_camera, play, stream, draw_clip, tmp_path, eventually
 ):
     larger = draw_clip(tmp_path / "larger.ts", 10, size=(336, 224)).read_bytes()
-    camera = faulty_camera(send_act(stream + larger, then="silent"))
+    camera = faulty_camera(play(stream + larger, then="silent"))
     _feed, reader = start(camera.url, stall_seconds=2.0, reconnect_seconds=0.05)
     eventually(lambda: camera.connections >= 2, "a second connection")
     assert {patch.frames.shape for patch in reader.patches} == {(2, 56, 84, 3)}
@@ -232,10 +236,8 @@ class Clock:
         return datetime(2026, 11, 23, self.hour)
 
 
-def test_outside_of_its_hours_a_camera_is_closed(
-    start, faulty_camera, send_act, stream, eventually, monkeypatch
-):
-    camera = faulty_camera(send_act(stream, rate=len(stream) / 2))
+def test_outside_of_its_hours_a_camera_is_closed(start, faulty_camera, play, stream, eventually, monkeypatch):
+    camera = faulty_camera(play(stream))
     clock = Clock(3)
     feed, reader = start(camera.url, now=clock, schedule=["08:00-10:00"], reconnect_seconds=0.05)
     eventually(lambda: feed.facts.state == "resting", "resting")
@@ -270,11 +272,11 @@ class Hanging:
 
 
 def test_a_thread_that_hangs_is_overdue_and_can_be_replaced(
-    start, faulty_camera, send_act, stream, eventually, monkeypatch
+    start, faulty_camera, play, stream, eventually, monkeypatch
 ):
     Hanging.entered, Hanging.free = threading.Event(), threading.Event()
     monkeypatch.setattr(module, "_ALLOWANCE", 0.1)
-    camera = faulty_camera(send_act(stream, then="silent"))
+    camera = faulty_camera(play(stream, then="silent"))
     with monkeypatch.context() as patched:
         patched.setattr(module, "Source", Hanging)
         feed, reader = start(camera.url, stall_seconds=0.2)
@@ -298,9 +300,9 @@ def test_a_thread_that_dies_is_overdue(start, faulty_camera, send_act, stream, e
 
 
 def test_a_fault_of_ours_is_logged_and_tried_again(
-    start, faulty_camera, send_act, stream, eventually, monkeypatch, caplog
+    start, faulty_camera, play, stream, eventually, monkeypatch, caplog
 ):
-    camera = faulty_camera(send_act(stream, then="silent"))
+    camera = faulty_camera(play(stream, then="silent"))
     real, failures = module.Source, []
 
     def fail_once(*arguments, **settings):
@@ -317,10 +319,10 @@ def test_a_fault_of_ours_is_logged_and_tried_again(
 
 
 def test_a_driver_that_keeps_the_device_is_not_opened_again(
-    start, faulty_camera, send_act, stream, eventually, monkeypatch
+    start, faulty_camera, play, stream, eventually, monkeypatch
 ):
     """As long as the thread that reads is held, no second one is started: they would pile up."""
-    camera = faulty_camera(send_act(stream))
+    camera = faulty_camera(play(stream))
     released = threading.Event()
     ended = module.LatestFrames.ended
     monkeypatch.setattr(

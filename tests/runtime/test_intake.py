@@ -3,7 +3,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tvau_edge.runtime.intake import Intake
+from tvau_edge.runtime.intake import Cut, Intake
 
 
 def patch(camera, number):
@@ -68,3 +68,65 @@ def test_close_frees_a_waiting_file():
     intake.close()
     feeder.join(5)
     assert not feeder.is_alive()
+
+
+def test_more_cameras_than_fit_take_turns():
+    cameras = ["a", "b", "c", "d", "e"]
+    intake = Intake(cameras, depth=100, most=2)
+    for number in range(20):
+        for camera in cameras:
+            intake.put(patch(camera, number), live=False)
+    served = dict.fromkeys(cameras, 0)
+    for _ in range(10):  # 20 places for 5 cameras
+        batch = intake.take()
+        assert len(batch) == 2
+        for entry in batch:
+            served[entry.camera] += 1
+    assert set(served.values()) == {4}
+
+
+def test_a_busy_camera_does_not_starve_a_quiet_one():
+    intake = Intake(["busy", "quiet"], depth=100, most=1)
+    for number in range(50):
+        intake.put(patch("busy", number), live=False)
+    intake.put(patch("quiet", 0), live=False)
+    first = [intake.take()[0].camera for _ in range(3)]
+    assert "quiet" in first
+
+
+def test_a_cut_comes_after_what_waits_and_is_never_dropped():
+    intake = Intake(["a"], depth=2)
+    intake.put(patch("a", 0), live=True)
+    intake.cut("a")
+    intake.cut("a")  # twice is once
+    for number in range(1, 6):
+        intake.put(patch("a", number), live=True)
+    taken = []
+    for _ in range(3):
+        taken += intake.take()
+    assert [isinstance(item, Cut) for item in taken] == [True, False, False]
+    assert [item.number for item in taken[1:]] == [4, 5]
+    assert intake.dropped == {"a": 4}
+
+
+def test_cameras_come_and_go():
+    intake = Intake(["a"], depth=1)
+    intake.put(patch("a", 0), live=False)
+    feeder = threading.Thread(target=lambda: intake.put(patch("a", 1), live=False))
+    feeder.start()
+    intake.change(["a"], ["b"])
+    feeder.join(5)
+    assert not feeder.is_alive()
+    intake.put(patch("a", 2), live=True)
+    intake.cut("a")
+    intake.put(patch("b", 0), live=True)
+    assert numbers(intake.take()) == [("b", 0)]
+    assert intake.dropped == {"b": 0}
+
+
+def test_a_camera_that_is_replaced_by_itself_begins_anew():
+    intake = Intake(["a"], depth=1)
+    intake.put(patch("a", 0), live=True)
+    intake.change(["a"], ["a"])
+    intake.put(patch("a", 1), live=True)
+    assert numbers(intake.take()) == [("a", 1)]

@@ -50,6 +50,20 @@ class BrokerConfig(BaseModel):
     topic: Annotated[
         str | None, Field(min_length=1, max_length=200, description="root of all topics; none: tvau/<device>")
     ] = None
+    websocket_path: Annotated[
+        str | None,
+        Field(pattern="^/", description="such as /mqtt: speak MQTT over WebSockets; none: over TCP"),
+    ] = None
+    in_flight: Annotated[
+        PositiveInt, Field(le=65535, description="messages on their way at once; the broker may allow fewer")
+    ] = 100
+    max_packet_bytes: Annotated[
+        PositiveInt | None, Field(description="largest packet of this broker; none: what it says with MQTT 5")
+    ] = None
+    message_expiry_seconds: Annotated[
+        PositiveInt | None,
+        Field(le=2**32 - 1, description="age at which brokers may forget a verdict (MQTT 5); none: never"),
+    ] = None
     keepalive: Annotated[PositiveInt, Field(le=65535, description="seconds between signs of life")] = 30
     connect_seconds: Annotated[
         PositiveFloat, Field(description="how long to wait for the broker at start")

@@ -116,6 +116,9 @@ class Verdict(Message):
     model: Model
     latency_ms: Annotated[dict[str, float], Field(description="per stage")] = {}
     late: Annotated[bool, Field(description="it waited in the outbox")] = False
+    abridged: Annotated[
+        bool, Field(description="texts, regions and prompts are left out: the broker takes no larger message")
+    ] = False
 
     def to_json(self) -> bytes:
         """The message as it is published."""
@@ -133,6 +136,24 @@ class State(Message):
     def to_json(self) -> bytes:
         """The message as it is published."""
         return self.model_dump_json().encode()
+
+
+def marked_late(payload: bytes) -> bytes:
+    """The same verdict as JSON, with `late` set."""
+    # A quotation mark inside of a JSON string has a backslash before it, so this can only be the key.
+    return payload.replace(b'"late":false', b'"late":true')
+
+
+def abridged(payload: bytes) -> bytes:
+    """The same verdict as JSON without all that makes it large."""
+    bare: dict[str, Any] = {
+        **dict.fromkeys(("target", "appearance", "motion", "from", "to", "explanation")),
+        "regions": [],
+        "prompts": {"normal": [], "abnormal": []},
+        "latency_ms": {},
+        "abridged": True,
+    }
+    return json.dumps(json.loads(payload) | bare, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def verdict_schema() -> dict[str, Any]:

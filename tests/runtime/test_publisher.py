@@ -12,6 +12,8 @@ from uuid import uuid4
 
 import pytest
 
+from tvau_edge.runtime.broker_config import BrokerConfig
+from tvau_edge.runtime.outbox import Outbox
 from tvau_edge.runtime.publisher import Publisher
 from tvau_edge.runtime.verdict import State, at
 
@@ -91,7 +93,7 @@ def test_a_state_given_while_the_broker_is_gone_is_told_when_it_is_back(
 ):
     publisher = start(mosquitto.port)
     mosquitto.kill()
-    eventually(lambda: not publisher._connected.is_set(), "the loss of the connection")
+    eventually(lambda: not publisher.status().connected, "the loss of the connection")
     publisher.publish_state("door", State(anomaly="ON", score=0.9, time=at(1)))
     mosquitto.start()
     (state,) = subscribe(mosquitto.port).wait("tvau/box/door/state")
@@ -128,17 +130,20 @@ def test_topics_lie_under_the_root(mosquitto, subscriber, start, make_verdict):
     subscriber.wait_payload("site/7/available", b"online")
 
 
-def test_a_verdict_that_waited_says_so(
-    mosquitto, subscriber, make_publisher, outbox, monkeypatch, make_verdict
-):
+def test_a_verdict_that_waited_says_so(mosquitto, subscriber, tmp_path, monkeypatch, make_verdict):
     waited, prompt = make_verdict(), make_verdict(1)
     monkeypatch.setattr("tvau_edge.runtime.outbox.time.time", lambda: 1e9)
-    outbox.put(VERDICTS, "start", waited.to_json())
+    before = Outbox(tmp_path / "waited.db")
+    before.put(VERDICTS, "start", waited.to_json())
+    before.close()
     monkeypatch.undo()
-    publisher = make_publisher(mosquitto.port)
+    outbox = Outbox(tmp_path / "waited.db")
+    publisher = Publisher(BrokerConfig(host="127.0.0.1", port=mosquitto.port), "box", outbox)
     publisher.start()
     publisher.publish_verdict(prompt)
     first, second = subscriber.wait(VERDICTS, 2)
+    publisher.stop()
+    outbox.close()
     assert json.loads(first.payload) == json.loads(waited.to_json()) | {"late": True}
     assert bytes(second.payload) == prompt.to_json()
     assert dict(first.properties.UserProperty)["id"] == str(waited.id)
@@ -149,7 +154,7 @@ def test_what_was_not_delivered_is_delivered_by_the_next_run(
 ):
     publisher = start(mosquitto.port)
     mosquitto.kill()
-    eventually(lambda: not publisher._connected.is_set(), "the loss of the connection")
+    eventually(lambda: not publisher.status().connected, "the loss of the connection")
     for sequence in range(3):
         publisher.publish_verdict(make_verdict(sequence))
     assert publisher.stop(0) == 3
@@ -256,12 +261,14 @@ def test_a_broker_killed_while_we_send_loses_nothing(
 
 
 class Relay:
-    """A broker's double that speaks just enough MQTT 3.1.1: it tells what it got, and acknowledges when told to."""
+    """A broker's double that speaks just enough MQTT: it tells what it got, and acknowledges when told to."""
 
-    def __init__(self) -> None:
+    def __init__(self, connack: bytes = b"\x20\x02\x00\x00") -> None:
+        self._connack, self._five = connack, len(connack) > 4
+        self.retained: list[tuple[str, bytes]] = []
         self._server = socket.create_server(("127.0.0.1", 0))
         self.port = self._server.getsockname()[1]
-        self.acknowledge = threading.Event()
+        self.acknowledge, self.hold_retained = threading.Event(), threading.Event()
         self.lives: list[list[int]] = []
         self._socket: socket.socket | None = None
         threading.Thread(target=self._serve, daemon=True).start()
@@ -295,15 +302,20 @@ class Relay:
                 stream.close()
                 return
             if kind >> 4 == 1:
-                connection.sendall(b"\x20\x02\x00\x00")
+                connection.sendall(self._connack)
             elif kind >> 4 == 3:
                 length = int.from_bytes(body[:2], "big")
-                topic, packet, payload = (
-                    body[2 : 2 + length],
-                    body[2 + length : 4 + length],
-                    body[4 + length :],
+                topic, packet, rest = body[2 : 2 + length], body[2 + length : 4 + length], body[4 + length :]
+                # Our properties are shorter than 16384 bytes: one or two bytes of length.
+                more = (
+                    (rest[0] & 0x7F) + (1 if rest[0] < 0x80 else 1 + 128 * rest[1] + 1) if self._five else 0
                 )
-                if topic.endswith(b"verdict"):
+                payload = rest[more:]
+                if kind & 1:
+                    self.retained.append((topic.decode(), payload))
+                    if not self.hold_retained.is_set():
+                        connection.sendall(b"\x40\x02" + packet)
+                elif topic.endswith(b"verdict"):
                     self.lives[-1].append(json.loads(payload)["sequence"])
                     waiting.append(packet)
                 else:
@@ -365,7 +377,7 @@ def test_nothing_overtakes_what_was_not_acknowledged(relay, start, outbox, event
 
 
 def test_at_most_a_window_is_on_its_way(relay, start, outbox, eventually, make_verdict):
-    publisher = start(relay.port, protocol="3.1.1")
+    publisher = start(relay.port, protocol="3.1.1", in_flight=20)
     for sequence in range(50):
         publisher.publish_verdict(make_verdict(sequence))
     eventually(lambda: len(relay.lives[-1]) >= 20, "a window")
@@ -381,3 +393,40 @@ def test_stopping_without_an_acknowledgement_keeps_the_verdict(
     eventually(lambda: relay.lives[-1] == [0], "the verdict")
     assert publisher.stop(0.1) == 1
     assert len(outbox) == 1
+
+
+def test_the_brokers_receive_maximum_is_respected(outbox, make_publisher, eventually, make_verdict):
+    relay = Relay(connack=b"\x20\x06\x00\x00\x03\x21\x00\x07")  # MQTT 5: receive maximum 7
+    try:
+        publisher = make_publisher(relay.port)
+        publisher.start()
+        eventually(lambda: relay.retained, "availability")
+        for sequence in range(30):
+            publisher.publish_verdict(make_verdict(sequence))
+        eventually(lambda: len(relay.lives[-1]) >= 7, "a window")
+        assert relay.lives[-1] == list(range(7))
+        relay.acknowledge.set()
+        eventually(lambda: len(outbox) == 0, "an empty outbox")
+        assert relay.lives[-1] == list(range(30))
+    finally:
+        relay.close()
+
+
+def test_an_older_state_never_overtakes_a_newer_one(relay, start, eventually):
+    """What was not acknowledged is sent anew by paho when it connects again; the newer one waits for it."""
+    publisher = start(relay.port, protocol="3.1.1")
+    eventually(lambda: relay.retained, "availability")
+    relay.hold_retained.set()
+    publisher.publish_state("door", State(anomaly="ON", score=0.9, time=at(0)))
+    eventually(lambda: len(relay.retained) == 2, "the older state")
+    publisher.publish_state("door", State(anomaly="OFF", score=0.1, time=at(1)))
+    relay.hold_retained.clear()
+    relay.cut()
+
+    def last() -> str:
+        states = [json.loads(payload)["anomaly"] for topic, payload in relay.retained if "state" in topic]
+        return states[-1]
+
+    eventually(lambda: last() == "OFF", "the newer state")
+    eventually(lambda: not publisher._sender._unfinished(), "rest")
+    assert last() == "OFF"

@@ -9,7 +9,7 @@ import pytest
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.reasoncodes import ReasonCode
 
-from tvau_edge.runtime import publisher as module
+from tvau_edge.runtime.connection import advised, network_reason
 from tvau_edge.runtime.errors import BrokerError, ConfigError
 from tvau_edge.runtime.publisher import Publisher
 
@@ -169,8 +169,8 @@ def test_a_key_with_a_passphrase_is_refused_without_asking(make_publisher, autho
 
 
 def test_reasons_by_their_error():
-    assert "timed out" in module._network_reason(TimeoutError())
-    assert module._network_reason(OSError(113, "No route to host")) == "No route to host"
+    assert "timed out" in network_reason(TimeoutError())
+    assert network_reason(OSError(113, "No route to host")) == "No route to host"
 
 
 @pytest.mark.parametrize(
@@ -182,6 +182,6 @@ def test_reasons_by_their_error():
     ],
 )
 def test_the_brokers_reasons_come_with_advice(kind, name, advice):
-    text = module._advised(ReasonCode(kind, name))
+    text = advised(ReasonCode(kind, name))
     assert text.startswith(name)
     assert advice in text

@@ -91,6 +91,9 @@ class Compute(Table):
     ] = None
     fp16_per_cycle: PositiveInt | None = None
     fp32_per_cycle: PositiveInt | None = None
+    int8_share: Annotated[
+        float | None, Field(gt=0, le=1, description="of the int8 peak that is reached, where it was measured")
+    ] = None
 
 
 class PowerMode(Table):

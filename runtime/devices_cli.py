@@ -1,6 +1,7 @@
 """The verb `tvau devices`: which devices we know, which one this is, and what fits on them."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,7 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from tvau_edge.devices.detection import Detection, detect
+from tvau_edge.devices.planner import Fit, Setup, fit, preferred
 from tvau_edge.devices.profile import Profile, jetpacks, profile, profiles, sources
+from tvau_edge.runtime.fitting import workload
 
 app = typer.Typer(help="Devices that we know, the one this is, and what fits on them.", no_args_is_help=True)
 console = Console()
@@ -126,4 +129,95 @@ def seen(found: Detection) -> Table:
         table.add_column(column, overflow="fold")
     for item in found.machine.seen:
         table.add_row(item.where, item.what, item.meaning)
+    return table
+
+
+@app.command("fit")
+def fit_verb(
+    model: Annotated[str, typer.Argument(help="7b, 3b, or the folder of a bundle.")],
+    device: Annotated[
+        str,
+        typer.Option(help="A name of `tvau devices list`, 'this' for this machine, or 'all' for a table."),
+    ] = "this",
+    cameras: Annotated[int, typer.Option(min=1, help="Cameras watched at once.")] = 1,
+    gguf: Annotated[
+        str | None, typer.Option(help="GGUF type of the language model, or none; else what suits the device.")
+    ] = None,
+    json_file: JsonFile = None,
+) -> None:
+    """Say whether a model fits a device, how fast it would be, and what to change. Estimates: see docs/devices.md."""
+    load = workload(model)
+    if device == "all":
+        chosen = list(profiles().values())
+    else:
+        chosen = [detect().profile if device == "this" else profile(device)]
+    answers = [fit(target, load, preferred(target, load, cameras, gguf)) for target in chosen]
+    if device == "all":
+        console.print(fit_table(load.name, answers))
+    else:
+        console.print(fit_details(answers[0]))
+        for line in answers[0].advice:
+            console.print(line, highlight=False)
+    write_json(json_file, [answer.as_json() for answer in answers])
+
+
+def fit_table(model: str, answers: list[Fit]) -> Table:
+    """One line for each device."""
+    table = Table(title=f"{model}: estimates, not measured")
+    table.add_column("device")
+    table.add_column("runs")
+    for name in ("needs GB", "of GB", "patches/s", "prefill s", "tokens/s", "dialogue s"):
+        table.add_column(name, justify="right")
+    table.add_column("fits")
+    for answer in answers:
+        setup, speed = answer.setup, answer.speed
+        table.add_row(
+            answer.device,
+            f"{setup.backend} {setup.precision}, {setup.gguf or 'no text'}",
+            f"{answer.memory.running / 1e9:.1f}",
+            f"{answer.available / 1e9:.1f}",
+            f"{speed.patches_per_second:.1f}",
+            f"{speed.prefill:.1f}" if setup.gguf else "",
+            f"{1 / speed.token:.1f}" if setup.gguf else "",
+            f"{speed.dialogue:.0f}" if setup.gguf else "",
+            _verdict(answer),
+        )
+    return table
+
+
+def _verdict(answer: Fit) -> str:
+    if not answer.fits:
+        return f"with {_named(answer.instead)}" if answer.instead else "no"
+    return ("tight" if answer.tight else "yes") + ("" if answer.keeps_up else ", too slow")
+
+
+def _named(setup: Setup) -> str:
+    if setup.gguf is None:
+        return "no text"
+    return f"{setup.gguf}, T' {setup.temporal_patches}"
+
+
+def fit_details(answer: Fit) -> Table:
+    """The memory of each part, and the time."""
+    setup, speed, memory = answer.setup, answer.speed, answer.memory
+    runs = (
+        f"{setup.backend} {setup.precision}, {setup.gguf or 'no language model'}, {setup.cameras} camera(s)"
+    )
+    table = Table(title=f"{answer.model} on {answer.device}: {runs}; estimates, not measured")
+    table.add_column("part")
+    table.add_column("", justify="right")
+    for part, value in asdict(memory).items():
+        if part != "engine_build":
+            table.add_row(part, f"{value / 1e9:.2f} GB")
+    table.add_row("[bold]while it runs[/]", f"[bold]{memory.running / 1e9:.2f} GB[/]")
+    if memory.engine_build:
+        table.add_row("building the engine", f"{memory.engine_build / 1e9:.2f} GB")
+    table.add_row("the device has", f"{answer.available / 1e9:.2f} GB", end_section=True)
+    table.add_row("a temporal patch", f"{speed.patch * 1e3:.0f} ms")
+    table.add_row("temporal patches per second", f"{speed.patches_per_second:.1f} of {answer.needed_rate:g}")
+    if setup.gguf:
+        table.add_row("until an answer begins", f"{speed.prefill:.1f} s")
+        table.add_row("tokens per second", f"{1 / speed.token:.1f}")
+        table.add_row("a dialogue, at most", f"{speed.dialogue:.0f} s")
+    table.add_row("[bold]fits[/]", "[bold]yes[/]" if answer.fits else "[bold red]no[/]")
     return table

@@ -42,3 +42,24 @@ def test_detect_says_what_it_saw(tmp_path):
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["profile"]["name"] == "raspberry-pi-5"
     assert found["seen"][0]["where"] == "/proc/device-tree/compatible"
+
+
+def test_fit_gives_a_table_over_all_devices(tmp_path):
+    said = invoke("fit", "7b", "--device", "all", "--json", tmp_path / "fit.json")
+    assert "estimates, not measured" in said
+    answers = json.loads((tmp_path / "fit.json").read_text())
+    assert [answer["device"] for answer in answers] == list(profiles())
+    small = next(answer for answer in answers if answer["device"] == "jetson-orin-nano-4gb")
+    assert small["fits"] is False
+    assert small["instead"]["gguf"] is None
+
+
+def test_fit_explains_one_device():
+    said = invoke("fit", "3b", "--device", "raspberry-pi-5", "--cameras", "2")
+    assert "while it runs" in said
+    assert "vision reaches" in said
+
+
+def test_fit_without_a_language_model(tmp_path):
+    invoke("fit", "3b", "--device", "raspberry-pi-5", "--gguf", "none", "--json", tmp_path / "fit.json")
+    assert json.loads((tmp_path / "fit.json").read_text())[0]["setup"]["gguf"] is None

@@ -27,6 +27,7 @@ from tvau_edge.runtime.bundle import Bundle, BundleWriter, same_inputs, sha256_o
 from tvau_edge.runtime.manifest import (
     Check,
     ClassPrompts,
+    DecoderWidths,
     FileEntry,
     Geometry,
     GraphFile,
@@ -35,6 +36,7 @@ from tvau_edge.runtime.manifest import (
     Manifest,
     Normalization,
     Provenance,
+    TowerWidths,
 )
 from tvau_edge.runtime.positions import moments_differ
 
@@ -165,6 +167,7 @@ def export_bundle(
                 rae=parts.rae,
                 base_tokens=checkpoint.config.base_tokens,
                 language=_language(checkpoint, parts) if parts.language else None,
+                tower=_tower(checkpoint),
                 checks=parts.checks,
                 quantization=parts.quantization,
                 files=files,
@@ -289,8 +292,23 @@ def _export_language(
     parts.language.append(LanguageFile(type=kind, file=name))
 
 
+def _tower(checkpoint: Checkpoint) -> TowerWidths:
+    vision, ahd = checkpoint.vision, checkpoint.ahd
+    return TowerWidths(
+        blocks=vision.depth,
+        width=vision.hidden_size,
+        heads=vision.num_heads,
+        mlp=vision.intermediate_size,
+        full_attention=len(vision.fullatt_block_indexes),
+        window=(vision.window_size // vision.patch_size) ** 2,
+        taps=ahd.taps,
+        heatmap_hidden=ahd.hidden,
+        out=vision.out_hidden_size,
+    )
+
+
 def _language(checkpoint: Checkpoint, parts: _Parts) -> Language:
-    config = checkpoint.config
+    config, text = checkpoint.config, checkpoint.text
     return Language(
         files=parts.language,
         hidden_size=checkpoint.text.hidden_size,
@@ -298,4 +316,13 @@ def _language(checkpoint: Checkpoint, parts: _Parts) -> Language:
         system_prompt=config.system_prompt,
         questions=config.questions,
         max_answer_tokens=config.max_answer_tokens,
+        widths=DecoderWidths(
+            layers=text.num_hidden_layers,
+            width=text.hidden_size,
+            heads=text.num_attention_heads,
+            kv_heads=text.num_key_value_heads,
+            mlp=text.intermediate_size,
+            vocabulary=text.vocab_size,
+            tied=checkpoint.tied,
+        ),
     )

@@ -92,6 +92,32 @@ class Normalization(Part):
     scale: float = 1 / 255
 
 
+class TowerWidths(Part):
+    """Widths of the vision tower and AHD, from which memory and time follow."""
+
+    blocks: PositiveInt
+    width: PositiveInt
+    heads: PositiveInt
+    mlp: PositiveInt
+    full_attention: Annotated[int, Field(ge=0, description="blocks that attend over the whole grid")]
+    window: Annotated[PositiveInt, Field(description="patches in a whole window")]
+    taps: PositiveInt
+    heatmap_hidden: PositiveInt
+    out: Annotated[PositiveInt, Field(description="D")]
+
+
+class DecoderWidths(Part):
+    """Widths of the language model."""
+
+    layers: PositiveInt
+    width: PositiveInt
+    heads: PositiveInt
+    kv_heads: PositiveInt
+    mlp: PositiveInt
+    vocabulary: PositiveInt
+    tied: bool
+
+
 class GraphFile(Part):
     """One form of the vision or the RAE graph."""
 
@@ -123,6 +149,7 @@ class Language(Part):
     system_prompt: str
     questions: Annotated[list[Question], Field(min_length=1)]
     max_answer_tokens: PositiveInt = 48
+    widths: Annotated[DecoderWidths | None, Field(description="absent in bundles of older versions")] = None
 
 
 class ClassPrompts(Part):
@@ -190,6 +217,7 @@ class Manifest(Part):
     rae: Annotated[list[GraphFile], Field(min_length=1)]
     base_tokens: Annotated[PositiveInt, Field(description="N_base of the RAE")] = 10
     language: Language | None = None
+    tower: Annotated[TowerWidths | None, Field(description="absent in bundles of older versions")] = None
     checks: list[Check] = []
     quantization: Annotated[dict[str, object], Field(description="report of the quantizer, free form")] = {}
     files: dict[FileName, FileEntry]

@@ -147,14 +147,6 @@ class Publisher:
             durable=outbox.durable,
         )
 
-    def publish_health(self, health: bytes) -> None:
-        """Publish what the box tells of itself, retained."""
-        self._retain(f"{self.root}/health", health)
-
-    def publish_heatmap(self, camera: str, jpeg: bytes) -> None:
-        """Publish the picture of a camera's event, retained."""
-        self._retain(f"{self.root}/{camera}/heatmap", jpeg)
-
     def stop(self, flush_seconds: float = 10.0) -> int:
         """Deliver what waits, for so long at most, say goodbye and disconnect.
 

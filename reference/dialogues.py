@@ -70,11 +70,11 @@ def train_dialogue(
             turns.append(
                 sequences.turns([(question.text, window.answers[question.key]) for question in QUESTIONS])
             )
+        # Stacked outside of the reduced precision, which on a CPU takes no float16.
+        maps_seen, tokens = (torch.stack(rows).float().to(course.device) for rows in (h_c, p_v))
         with course.precision():
-            p_an = rae.forward_windows(torch.stack(h_c).float().to(course.device)).flatten(1, 2)
-            embeds, positions, labels = sequences.batch(
-                embed, torch.stack(p_v).float().to(course.device), p_an, turns
-            )
+            p_an = rae.forward_windows(maps_seen).flatten(1, 2)
+            embeds, positions, labels = sequences.batch(embed, tokens, p_an, turns)
             loss = answer_loss(language, embed, embeds, positions, labels, first=_FIRST)
         course.update(loss, optimizer)
 

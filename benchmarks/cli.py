@@ -43,7 +43,10 @@ def check(
 ) -> None:
     """Say everything that is wrong with a folder of labelled clips; status 1 when a clip cannot be measured."""
     from tvau_edge.benchmarks.check import check_dataset
+    from tvau_edge.runtime.watching import check_place
 
+    if json_file:
+        check_place("--json", json_file)
     with Bar("reading") as bar:
         report = check_dataset(path, bar)
     if json_file:
@@ -92,7 +95,11 @@ def eval_verb(
     from tvau_edge.benchmarks.stages import Stages
     from tvau_edge.benchmarks.tables import tables
     from tvau_edge.runtime.bundle import Bundle
+    from tvau_edge.runtime.watching import check_place
 
+    for option, place in (("--json", json_file), ("--pictures", pictures and pictures / "hits.png")):
+        if place:
+            check_place(option, place)
     clips = read_dataset(data, split)
     bundles = [Bundle.open(path) for path in bundle]
     variants = [(one, form) for one in bundles for form in precision or ["auto"]]

@@ -1,9 +1,9 @@
 """How good a bundle is on labelled clips, measured through the runtime's own stages.
 
 Frames are scored by the runtime's score of their temporal patch, and regions are those that the runtime would
-report; neither is smoothed over time, since the runtime does not smooth. Pixels are those of the frames that the
-model looked at, at the video's size. The dialogue is held about windows that lie end to end, and its answers are
-compared with what the data say of the same frames.
+report (`looking.detect`); neither is smoothed over time, since the runtime does not smooth. Pixels are those of the
+frames that the model looked at, at the video's size. The dialogue is held about windows that lie end to end, and its
+answers are compared with what the data say of the same frames.
 
 Two ablations ask what the parts are worth, with the same weights: *without RAE* leaves P_An out of the dialogue;
 *without AHD and RAE* has no heatmap either, so that all a frame has is the language model's p_yes of its window.

@@ -9,12 +9,13 @@ from tvau_edge.benchmarks.clips import LabelledClip
 from tvau_edge.benchmarks.errors import DataError
 from tvau_edge.runtime.errors import SourceError
 from tvau_edge.runtime.manifest import Geometry
-from tvau_edge.runtime.regions import find_regions
+from tvau_edge.runtime.regions import Region, find_regions
 from tvau_edge.runtime.sampler import Sampler
 from tvau_edge.runtime.source import Source
 from tvau_edge.runtime.vision import Evidence, Vision
 
-FAINT = 0.05  # heat from which a region is a detection; its score ranks it
+# Heat from which a region is a detection, the first level first. At 0.5 the softmax says "abnormal".
+LEVELS = (0.5, 0.25, 0.1, 0.05)
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,12 @@ class Looked:
         return np.array([item.score for item in self.evidence])[self.patch_of_frame]
 
     def detections(self, size: tuple[int, int]) -> NDArray[np.float64]:
-        """The runtime's own regions of each frame, [N, 6]: frame, x1, y1, x2, y2 in inclusive pixels, score."""
+        """What `detect` finds in each frame, [N, 6]: frame, x1, y1, x2, y2 in inclusive pixels, score."""
         width, height = size
         boxes = [
             [
                 (x1 * width, y1 * height, x2 * width - 1, y2 * height - 1, region.score)
-                for region in find_regions(item.heatmap, FAINT)
+                for region in detect(item.heatmap)
                 for x1, y1, x2, y2 in [region.box]
             ]
             for item in self.evidence
@@ -55,6 +56,27 @@ class Looked:
         """The frames that the patches `first` to `last` stand for, both ends included."""
         begin = int(np.searchsorted(self.patch_of_frame, first))
         return begin, max(begin, int(np.searchsorted(self.patch_of_frame, last, side="right")) - 1)
+
+
+def detect(heat: NDArray[np.float32]) -> list[Region]:
+    """The detections in a heatmap [H', W'], for RBDC and TBDC: the runtime's regions, ranked by their hottest cell.
+
+    They are what the runtime reports with its threshold at 0.5, and then, at each lower level of `LEVELS`, what it
+    would report in places where nothing was reported before: so each hot place is detected once, by a tight box, and
+    faint ones are ranked too instead of being lost.
+    """
+    found: list[Region] = []
+    for level in LEVELS:
+        found += [
+            region
+            for region in find_regions(heat, level)
+            if not any(_overlap(region.box, other.box) for other in found)
+        ]
+    return found
+
+
+def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
 def look(clip: LabelledClip, vision: Vision, geometry: Geometry) -> Looked:

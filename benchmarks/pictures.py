@@ -8,10 +8,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from tvau_edge.benchmarks.clips import component_boxes
-from tvau_edge.benchmarks.looking import FAINT
+from tvau_edge.benchmarks.looking import detect
 from tvau_edge.benchmarks.records import ClipRecord, Moment
 from tvau_edge.runtime.overlay import blend
-from tvau_edge.runtime.regions import find_regions
 from tvau_edge.runtime.source import Source
 
 _TRUTH, _DETECTED = (90, 230, 120), (255, 220, 80)
@@ -50,7 +49,7 @@ def _tile(moment: Moment) -> Image.Image:
     picture = Image.fromarray(blend(image, moment.heatmap))
     pen = ImageDraw.Draw(picture)
     stroke = max(2, width // 320)
-    for region in find_regions(moment.heatmap, FAINT):
+    for region in detect(moment.heatmap):
         x1, y1, x2, y2 = region.box
         place = x1 * width - stroke, y1 * height - stroke, x2 * width - 1 + stroke, y2 * height - 1 + stroke
         pen.rectangle(place, outline=_DETECTED, width=stroke)

@@ -12,91 +12,22 @@ tracks that some videos have, `_new_tracks.txt` is the corrected one.
 """
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
-from tvau_edge.benchmarks.clips import ALL, LabelledClip, Stretch, component_boxes
+from tvau_edge.benchmarks.clips import ALL, LabelledClip, Stretch
 from tvau_edge.benchmarks.description import Description, read_description
 from tvau_edge.benchmarks.errors import DataError
 from tvau_edge.benchmarks.problems import Problem, settle, some
-from tvau_edge.benchmarks.videos import VideoFacts, probe
+from tvau_edge.benchmarks.ubnormal_masks import Track, UbnormalMasks, read_tracks, wrong_size
+from tvau_edge.benchmarks.videos import VideoFacts, image_size, probe
 
 _SPLIT_WORDS = {"train": "training", "validation": "validation", "test": "test"}
 _SCENE = re.compile(r"Scene\w+")
 _MASK = re.compile(r"_(\d{4,})_gt\.png$")
 _LIST_ADVICE = "the six lists are in the folder scripts/ of UBnormal's repository: copy them here"
-
-
-@dataclass(frozen=True, slots=True)
-class Track:
-    """One line of a list of tracks: an object number and its abnormal frames, both ends included."""
-
-    number: int
-    first: int
-    last: int
-
-
-@dataclass(frozen=True)
-class UbnormalMasks:
-    """The masks of one video.
-
-    Attributes:
-        folder, video: `<folder>/<video>_<frame>_gt.png`.
-        size: width and height that they must have.
-        tracks: what is abnormal in them.
-    """
-
-    folder: Path
-    video: str
-    size: tuple[int, int]
-    tracks: tuple[Track, ...]
-
-    def path(self, frame: int) -> Path:
-        """The file of a frame's mask."""
-        return self.folder / f"{self.video}_{frame:04d}_gt.png"
-
-    def objects(self, frame: int) -> NDArray[np.uint8]:
-        """Object numbers in a frame, [H, W] uint8; 0 is background."""
-        path = self.path(frame)
-        try:
-            with Image.open(path) as image:
-                if image.size != self.size:
-                    raise DataError(
-                        f"{path}: is {image.size[0]}x{image.size[1]}, its video {self.size[0]}x{self.size[1]}"
-                    )
-                return np.asarray(image.convert("L"))
-        except FileNotFoundError as error:
-            raise DataError(f"{path}: is absent") from error
-        except (UnidentifiedImageError, OSError, ValueError) as error:
-            raise DataError(f"{path}: is no image that can be read") from error
-
-    def abnormal(self, frame: int) -> NDArray[np.bool_]:
-        """What is abnormal in a frame, [H, W]."""
-        return np.isin(self.objects(frame), [track.number for track in self._during(frame)])
-
-    def regions(self) -> NDArray[np.float64]:
-        """Every abnormal region, [G, 6]: track, frame, box. A frame in which an object is hidden has none of it."""
-        return self._regions
-
-    @cached_property
-    def _regions(self) -> NDArray[np.float64]:
-        frames = sorted({frame for track in self.tracks for frame in range(track.first, track.last + 1)})
-        found: list[tuple[int, ...]] = []
-        for frame in frames:
-            objects = self.objects(frame)
-            for index, track in enumerate(self.tracks):
-                if track.first <= frame <= track.last:
-                    found += [(index, frame, *box) for box in component_boxes(objects == track.number)[:1]]
-        return np.array(found, dtype=np.float64).reshape(-1, 6)
-
-    def _during(self, frame: int) -> Iterator[Track]:
-        return (track for track in self.tracks if track.first <= frame <= track.last)
 
 
 def recognizes(root: Path) -> bool:
@@ -158,7 +89,7 @@ def examine(root: Path, name: str, split: str) -> tuple[LabelledClip | None, lis
         if abnormal:
             problems.append(Problem(folder, "is absent: an abnormal clip needs masks and tracks"))
     else:
-        tracks = _tracks(folder, name, abnormal, facts, problems)
+        tracks = read_tracks(folder, name, abnormal, facts.frames, problems)
     labels = np.zeros(facts.frames, dtype=bool)
     for track in tracks:
         labels[track.first : track.last + 1] = True
@@ -217,7 +148,10 @@ def survey(root: Path) -> tuple[dict[str, list[str]], list[Problem]]:
 
 
 def look_into(clip: LabelledClip) -> list[Problem]:
-    """Open every mask of a clip: each must be an image of the video's size, and hold what the tracks name."""
+    """Look at every mask of a clip: each must be of the video's size, and hold what the tracks name.
+
+    Only masks within tracks are read as a whole, since a figure depends on them; of the others the size is read.
+    """
     folder = clip.video.with_name(f"{clip.name}_annotations")
     tracks = clip.masks.tracks if isinstance(clip.masks, UbnormalMasks) else ()
     masks = UbnormalMasks(folder, clip.name, clip.size, tracks)
@@ -228,13 +162,16 @@ def look_into(clip: LabelledClip) -> list[Problem]:
         if not path.exists():
             continue  # told as a gap
         try:
-            objects = set(np.unique(masks.objects(frame)).tolist())
+            size = image_size(path)
+            if size != clip.size:
+                problems.append(Problem(path, wrong_size(size, clip.size)))
+            elif clip.labels[frame]:
+                shown = np.bincount(masks.objects(frame).ravel(), minlength=256)
+                for track in tracks:
+                    if track.first <= frame <= track.last and not shown[track.number]:
+                        hidden.setdefault(track, []).append(frame)
         except DataError as error:
             problems.append(Problem.of(path, error))
-            continue
-        for track in tracks:
-            if track.first <= frame <= track.last and track.number not in objects:
-                hidden.setdefault(track, []).append(frame)
     for track, frames in hidden.items():
         length = track.last - track.first + 1
         what = f"do not show object {track.number} in {len(frames)} of the {length} frames of its track: {some(frames)}"
@@ -304,59 +241,6 @@ def _stretches(described: Description | None) -> tuple[Stretch, ...]:
         Stretch(s.first, s.last, s.abnormal, {key: tuple(wordings) for key, wordings in s.answers.items()})
         for s in described.stretches
     )
-
-
-def _tracks(
-    folder: Path, name: str, abnormal: bool, facts: VideoFacts, problems: list[Problem]
-) -> tuple[Track, ...]:
-    corrected, usual = folder / f"{name}_new_tracks.txt", folder / f"{name}_tracks.txt"
-    path = corrected if corrected.exists() else usual
-    if not path.exists():
-        if abnormal:
-            problems.append(Problem(path, "is absent: an abnormal clip needs its tracks"))
-        return ()
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        problems.append(Problem(path, f"cannot be read as text: {error}"))
-        return ()
-    tracks = []
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            track = _parse(line)
-            wrong = (
-                "is not object,first frame,last frame"
-                if track is None
-                else _out_of_range(track, facts.frames)
-            )
-            if wrong:
-                problems.append(Problem(path, f"line {number} ({line.strip()[:60]}) {wrong}"))
-            elif track:
-                tracks.append(track)
-    if abnormal and not tracks and not problems:
-        problems.append(Problem(path, "names no track, though the clip's name says that it is abnormal"))
-    if tracks and not abnormal:
-        problems.append(Problem(path, "names tracks, though the clip's name says that it is normal"))
-    return tuple(tracks)
-
-
-def _parse(line: str) -> Track | None:
-    try:
-        values = [float(part) for part in line.split(",")]
-        track = Track(*map(int, values))
-    except (ValueError, OverflowError, TypeError):
-        return None
-    return track if values == [track.number, track.first, track.last] else None
-
-
-def _out_of_range(track: Track, frames: int) -> str | None:
-    if not 1 <= track.number <= 255:
-        return f"names object {track.number}; the masks hold 1 to 255"
-    if track.first > track.last:
-        return f"ends in frame {track.last}, before its first frame {track.first}"
-    if not 0 <= track.first <= track.last < frames:
-        return f"goes from frame {track.first} to {track.last}, outside the video's frames 0 to {frames - 1}"
-    return None
 
 
 def _gaps(folder: Path, name: str, labels: NDArray[np.bool_], problems: list[Problem]) -> None:

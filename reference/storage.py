@@ -174,20 +174,23 @@ def _write_labelled(out: Path, split: str, seed: int) -> Path:
 def abnormal_tracks(frames: Sequence[DrawnFrame]) -> list[tuple[int, int, int]]:
     """What is abnormal, as UBnormal's tracks: object, first frame, last frame.
 
-    A track holds the frames in which the object is abnormal and shows in the mask, from the first to the last in
-    which a person could be asked to see it.
+    A track goes from the first to the last frame in which a person could be asked to see the abnormal object, and
+    ends where it shows and is normal. While something hides the object, or a thrown one is in its thrower's hand,
+    its track goes on.
     """
-    shows: dict[int, dict[int, int]] = {}
+    abnormal: dict[int, dict[int, bool]] = {}  # by object and frame in which it shows
+    clear: dict[int, set[int]] = {}
     for index, frame in enumerate(frames):
         for thing in frame.objects:
-            if thing.state.abnormal:
-                shows.setdefault(thing.number, {})[index] = thing.area
+            abnormal.setdefault(thing.number, {})[index] = thing.state.abnormal
+            if thing.state.abnormal and thing.area >= MIN_AREA:
+                clear.setdefault(thing.number, set()).add(index)
     found = []
-    for number, areas in sorted(shows.items()):
-        for first, last in spans([index in areas for index in range(len(frames))]):
-            clear = [index for index in range(first, last + 1) if areas[index] >= MIN_AREA]
-            if clear:
-                found.append((number, clear[0], clear[-1]))
+    for number, seen in sorted(clear.items()):
+        for first, last in spans([abnormal[number].get(index, True) for index in range(len(frames))]):
+            within = [index for index in sorted(seen) if first <= index <= last]
+            if within:
+                found.append((number, within[0], within[-1]))
     return found
 
 

@@ -2,10 +2,14 @@ import json
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from tvau_edge.benchmarks.dataset import find_layout, read_dataset
+from tvau_edge.benchmarks.description import read_description
 from tvau_edge.benchmarks.errors import DataError
+from tvau_edge.benchmarks.ubnormal_masks import read_tracks
 
 
 @pytest.fixture
@@ -190,3 +194,35 @@ def test_folders_that_are_no_data_set(tmp_path):
         find_layout(tmp_path / "none")
     with pytest.raises(DataError, match="is like no data set that is known"):
         find_layout(tmp_path)
+
+
+numbers = st.one_of(st.integers(-3, 40), st.floats(), st.text(max_size=4))
+
+
+@given(st.lists(st.lists(numbers, max_size=4), max_size=4))
+def test_whatever_stands_in_a_list_of_tracks_is_a_track_or_a_problem(tmp_path_factory, lines):
+    folder = tmp_path_factory.getbasetemp()
+    text = "\n".join(",".join(map(str, line)) for line in lines)
+    (folder / "a_tracks.txt").write_text(text, encoding="utf-8", newline="")
+    problems = []
+    tracks = read_tracks(folder, "a", True, 32, problems)
+    assert len(tracks) + len(problems) >= sum(bool(line.strip()) for line in text.splitlines())
+    assert all(0 <= track.first <= track.last < 32 for track in tracks)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(
+    json_values
+    | st.dictionaries(st.sampled_from(["schema", "split", "size", "frames", "stretches"]), json_values)
+)
+def test_whatever_stands_in_a_description_is_refused_in_a_sentence(tmp_path_factory, value):
+    path = tmp_path_factory.getbasetemp() / "a.json"
+    path.write_text(json.dumps(value))
+    with pytest.raises(DataError, match=r"a.json: is no description of schema tvau.clip/1: ."):
+        read_description(path)

@@ -6,11 +6,11 @@ from importlib.metadata import EntryPoint, entry_points
 
 import typer
 from rich.console import Console
-from rich.logging import RichHandler
 
 from tvau_edge.devices.errors import TvauError
 from tvau_edge.runtime.errors import MissingExtraError
 from tvau_edge.runtime.extras import installed
+from tvau_edge.runtime.logs import make_handler
 
 GROUP = "tvau.verbs"
 
@@ -31,12 +31,12 @@ def build_app() -> typer.Typer:
     )
 
     @app.callback()
-    def options(verbose: bool = typer.Option(False, "--verbose", "-v", help="Log each step.")) -> None:
-        logging.basicConfig(
-            level=logging.INFO if verbose else logging.WARNING,
-            format="%(message)s",
-            handlers=[RichHandler(console=Console(stderr=True), show_path=False, rich_tracebacks=False)],
-        )
+    def options(
+        verbose: bool = typer.Option(False, "--verbose", "-v", help="Log each step."),
+        log_json: bool = typer.Option(False, "--log-json", help="Log lines of JSON."),
+    ) -> None:
+        level = logging.INFO if verbose else logging.WARNING
+        logging.basicConfig(level=level, handlers=[make_handler(sys.stderr, as_json=log_json)])
 
     add_verbs(app, GROUP, "tvau")
     return app

@@ -13,6 +13,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "llm": ("llama_cpp",),
     "record": ("PIL",),
     "broker": ("amqtt",),
+    "metrics": ("prometheus_client",),
     "export": ("torch", "transformers", "onnx", "onnxscript", "gguf"),
     "quantize": ("onnx", "nncf"),
     "bench": ("sklearn", "matplotlib", "sacrebleu", "PIL"),

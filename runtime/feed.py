@@ -65,6 +65,7 @@ class FeedFacts:
         fps: frames per second over the last seconds.
         silent_seconds: since the newest frame; None before the first.
         error: why it does not play, in words; None while it does.
+        live: whether frames come as they are taken.
     """
 
     state: FeedState
@@ -77,6 +78,7 @@ class FeedFacts:
     fps: float
     silent_seconds: float | None
     error: str | None
+    live: bool
 
 
 class Feed:
@@ -173,6 +175,7 @@ class Feed:
             else 0.0,
             now - arrivals[-1] if arrivals else None,
             self._complaint,
+            Source.is_live(self.config.source),
         )
 
     def _expect(self, seconds: float) -> None:

@@ -5,32 +5,36 @@ import json
 import logging
 import signal
 import tempfile
-from collections.abc import Callable
-from contextlib import ExitStack
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from tvau_edge.devices.host import usable_cores
 from tvau_edge.runtime.broker_config import parse_broker
 from tvau_edge.runtime.bundle import Bundle
 from tvau_edge.runtime.config import SiteConfig, load_config, parse_config
 from tvau_edge.runtime.dialogue import Dialogue, context_needed
-from tvau_edge.runtime.errors import ConfigError, LanguageModelError, MissingExtraError
+from tvau_edge.runtime.errors import ConfigError, LanguageModelError, MissingExtraError, TvauError
 from tvau_edge.runtime.explain import Explainer, Explanation
 from tvau_edge.runtime.extras import require
 from tvau_edge.runtime.llama import LanguageModel
+from tvau_edge.runtime.metrics import Metrics
 from tvau_edge.runtime.outbox import Outbox
 from tvau_edge.runtime.overlay import Overlay, contact_sheet, record
+from tvau_edge.runtime.oversight import Oversight
 from tvau_edge.runtime.pipeline import Pipeline
 from tvau_edge.runtime.publisher import Publisher
 from tvau_edge.runtime.rae import Rae
 from tvau_edge.runtime.source import Source
 from tvau_edge.runtime.summary import Summary
+from tvau_edge.runtime.supervision import Notifier
 from tvau_edge.runtime.vision import Vision
 
 log = logging.getLogger(__name__)
@@ -62,19 +66,19 @@ def run_verb(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the summary here.")] = None,
 ) -> None:
     """Watch cameras or files and publish verdicts over MQTT."""
-    site = configure(
-        config,
-        {
-            "bundle": bundle,
-            "source": source,
-            "broker": broker,
-            "mqtt": mqtt,
-            "camera": camera,
-            "upscale": upscale,
-        },
-        {"backend": backend, "precision": precision},
-        llm,
-    )
+    options = {
+        "bundle": bundle,
+        "source": source,
+        "broker": broker,
+        "mqtt": mqtt,
+        "camera": camera,
+        "upscale": upscale,
+    }
+
+    def read() -> SiteConfig:
+        return configure(config, options, {"backend": backend, "precision": precision}, llm)
+
+    site = read()
     if recording or sheet:
         require("--record" if recording else "--sheet", ["record"])
         if len(site.camera) != 1 or Source.is_live(site.camera[0].source):
@@ -85,7 +89,7 @@ def run_verb(
     for option, path in (("--record", recording), ("--sheet", sheet), ("--json", json_file)):
         if path is not None:
             check_place(option, path)
-    summary, pipeline = watch(site)
+    summary, pipeline = watch(site, read if config is not None else None)
     if recording or sheet:
         settings = site.camera[0]
         overlay = Overlay(pipeline.timelines[settings.name], pipeline.thresholds.close)
@@ -149,40 +153,107 @@ def configure(
     return parse_config({**tables, **overrides, "outbox": {"path": folder / "outbox.db"}}, "command line")
 
 
-def watch(site: SiteConfig) -> tuple[Summary, Pipeline]:
+def watch(site: SiteConfig, reload: Callable[[], SiteConfig] | None = None) -> tuple[Summary, Pipeline]:
     """Open what a configuration names and watch until the sources end or a signal comes.
+
+    Args:
+        site: the configuration.
+        reload: reads it again, at SIGHUP; None where there is no file.
 
     Raises:
         TvauError: something cannot be opened; says what, and what to do.
     """
+    notifier = Notifier.from_environment()
+    before: SiteConfig | None = None  # that worked, while it is not known whether `site` does
+    try:
+        while True:
+            opened = threading.Event()
+            try:
+                summary, pipeline, following = _watch(site, notifier, reload, opened)
+            except TvauError as error:
+                if before is None or opened.is_set():
+                    raise
+                log.error("the new configuration cannot be used, the old one goes on: %s", error)  # noqa: TRY400
+                site, before = before, None
+                continue
+            if following is None:
+                return summary, pipeline
+            site, before = following, site
+    finally:
+        notifier.close()
+
+
+def _watch(
+    site: SiteConfig,
+    notifier: Notifier,
+    reload: Callable[[], SiteConfig] | None,
+    opened: threading.Event,
+) -> tuple[Summary, Pipeline, SiteConfig | None]:
+    """Watch by one configuration; also returns that which is to follow, where one is."""
     with ExitStack() as stack:
+        language = stack.enter_context(ExitStack())
         with console.status("opening the bundle"):
             bundle = Bundle.open(site.bundle)
-            vision = Vision.open(bundle, site.vision.backend, site.vision.precision, site.vision.threads)
+
+            def open_vision() -> Vision:
+                return Vision.open(bundle, site.vision.backend, site.vision.precision, site.vision.threads)
+
+            vision = open_vision()
             stack.callback(vision.close)
-            explainer, kind = open_language(site, bundle, stack)
+            explainer, kind = open_language(site, bundle, language)
         outbox = Outbox(site.outbox.path, site.outbox.max_bytes, site.outbox.max_age_seconds)
         stack.callback(outbox.close)
         publisher = Publisher(site.broker, site.device, outbox)
-        publisher.start()
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-        progress = stack.enter_context(
-            Progress(*columns, console=console, transient=True, refresh_per_second=4)
+
+        def delivery() -> dict[str, Any]:
+            return {"waiting": len(outbox), "dropped": outbox.dropped, "durable": outbox.durable}
+
+        oversight = Oversight(site, notifier, publisher.publish_health, delivery, reload)
+        show = stack.enter_context(_progress())
+        pipeline = Pipeline(
+            site,
+            bundle,
+            vision,
+            publisher,
+            explainer,
+            kind,
+            show,
+            reopen_vision=open_vision,
+            on_tick=oversight.tick,
         )
-        tasks = {camera.name: progress.add_task(camera.name) for camera in site.camera}
-
-        def show(camera: str, pts: float) -> None:
-            progress.update(tasks[camera], description=f"{camera} at {pts:.1f} s")
-
-        pipeline = Pipeline(site, bundle, vision, publisher, explainer, kind, show)
-        _stop_on_signals(pipeline, stack)
+        if site.health.prometheus_port is not None:
+            metrics = Metrics(site.health.prometheus_host, site.health.prometheus_port, oversight.health)
+            stack.callback(metrics.close)
+        publisher.start()
+        _on_signals(pipeline, oversight if reload is not None else None, stack)
+        opened.set()
+        oversight.attach(pipeline)
         try:
             summary = pipeline.run()
         finally:
+            if oversight.following is None:
+                notifier.stopping()
             left = publisher.stop()
             if left:
                 console.print(f"{left} messages were not delivered; they wait in {site.outbox.path}")
-        return summary, pipeline
+            if pipeline.explainer is not None and pipeline.explainer.busy_seconds:
+                language.pop_all()  # what its thread is using must not be closed
+        return summary, pipeline, oversight.following
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, float], None]]:
+    """Shows how far each camera is; what it gives takes a camera's name and its seconds."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, refresh_per_second=4) as progress:
+        tasks: dict[str, TaskID] = {}
+
+        def show(camera: str, pts: float) -> None:
+            if camera not in tasks:
+                tasks[camera] = progress.add_task(camera)
+            progress.update(tasks[camera], description=f"{camera} at {pts:.1f} s")
+
+        yield show
 
 
 def open_language(
@@ -224,10 +295,16 @@ def open_language(
     return lambda publish: Explainer(rae, dialogue, publish), file.type
 
 
-def _stop_on_signals(pipeline: Pipeline, stack: ExitStack) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):
-        before = signal.signal(number, lambda *_: pipeline.stop())
-        stack.callback(signal.signal, number, before)
+def _on_signals(pipeline: Pipeline, oversight: Oversight | None, stack: ExitStack) -> None:
+    """SIGINT and SIGTERM stop; SIGHUP has the configuration read again, where there is a file."""
+    handlers: dict[int, Callable[..., None]] = {
+        signal.SIGINT: lambda *_: pipeline.stop(),
+        signal.SIGTERM: lambda *_: pipeline.stop(),
+    }
+    if oversight is not None:
+        handlers[signal.SIGHUP] = lambda *_: oversight.ask_reload()
+    for number, handler in handlers.items():
+        stack.callback(signal.signal, number, signal.signal(number, handler))
 
 
 def tell(summary: Summary) -> None:

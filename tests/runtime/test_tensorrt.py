@@ -7,8 +7,9 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-
 from tensorrt_standin import FakeCuda, FakeDriver, make_tensorrt
+from typer.testing import CliRunner
+
 from tvau_edge.runtime.backends import cuda as cuda_module
 from tvau_edge.runtime.backends.cuda import Cuda
 from tvau_edge.runtime.backends.onnxruntime import OnnxGraph
@@ -16,7 +17,8 @@ from tvau_edge.runtime.backends.tensorrt import TensorRtGraph, open_tensorrt
 from tvau_edge.runtime.bundle import Bundle, BundleWriter
 from tvau_edge.runtime.engine_build import Told, build_engines, graphs_to_build, limits
 from tvau_edge.runtime.engines import EngineCache, EngineKey, default_folder, graph_digest
-from tvau_edge.runtime.errors import BackendError
+from tvau_edge.runtime.engines_cli import app
+from tvau_edge.runtime.errors import BackendError, ConfigError
 from tvau_edge.runtime.manifest import (
     ClassPrompts,
     Geometry,
@@ -133,7 +135,7 @@ def patches(batch):
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_an_engine_gives_what_onnx_runtime_gives(gpu, cache, make_bundle, version):
-    trt, library = gpu(version)
+    _, library = gpu(version)
     bundle = make_bundle()
     built = build_engines(bundle, cache, batch=3)
     assert [engine.graph for engine in built] == ["vision.onnx", "rae.onnx"]
@@ -316,7 +318,7 @@ def test_too_little_memory_names_the_swap_that_carries_it(gpu, cache, make_bundl
 
 def test_the_graph_that_is_for_tensorrt_comes_first(make_bundle):
     bundle = make_bundle(vision=(("onnxruntime", "int8"), ("onnxruntime", "fp32"), ("tensorrt", "int8")))
-    assert [(g.backend, g.precision) for g in graphs_to_build(bundle)][0] == ("tensorrt", "int8")
+    assert next((g.backend, g.precision) for g in graphs_to_build(bundle)) == ("tensorrt", "int8")
     bundle = Bundle(
         bundle.path, bundle.manifest.model_copy(update={"vision": bundle.manifest.vision[:1]}), ""
     )
@@ -440,3 +442,67 @@ def test_the_stand_in_is_strict(gpu):
     trt, _ = gpu("10.3.0")
     with pytest.raises(AssertionError, match=r"not strongly typed"):
         trt.Builder(type("Logger", (trt.ILogger,), {"log": lambda *_: None})()).create_network()
+
+
+def invoke(*arguments):
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return " ".join(result.output.split())
+
+
+def test_the_verb_builds_and_lists(gpu, cache, make_bundle, tmp_path):
+    gpu()
+    bundle = make_bundle()
+    assert "vision.onnx" in invoke("build", bundle.path, "--batch", "2", "--json", tmp_path / "built.json")
+    built = json.loads((tmp_path / "built.json").read_text())
+    assert [engine["graph"] for engine in built] == ["vision.onnx", "rae.onnx"]
+    assert "was there" in invoke("build", bundle.path)
+    assert "10.3.0" in invoke("list", "--json", tmp_path / "list.json")
+    assert {facts["batch"] for facts in json.loads((tmp_path / "list.json").read_text())} == {2}
+
+
+def test_listing_leaves_out_what_is_no_engine(cache):
+    cache.folder.mkdir(parents=True)
+    (cache.folder / "x.json").write_text("{")
+    (cache.folder / "y.json").write_text('{"key": 1}')
+    assert "10.3" not in invoke("list")
+
+
+def test_the_verb_needs_a_bundle():
+    with pytest.raises(ConfigError, match=r"give the folder of a bundle, or --config"):
+        invoke("build")
+
+
+def site(tmp_path, bundle, port):
+    file = tmp_path / "site.toml"
+    file.write_text(
+        f'device = "box"\nbundle = "{bundle.path}"\n[broker]\nport = {port}\n'
+        '[[camera]]\nname = "door"\nsource = "door.mp4"\n[[camera]]\nname = "yard"\nsource = "yard.mp4"\n'
+    )
+    return file
+
+
+def test_news_of_a_build_reach_the_broker(gpu, cache, make_bundle, tmp_path, mosquitto, subscribe):
+    trt, _ = gpu()
+    subscriber = subscribe(mosquitto.port)
+    invoke("build", "--config", site(tmp_path, make_bundle(), mosquitto.port))
+    assert trt.built[0]._profiles[0]._shapes["frames"][2][0] == 2  # one for each camera
+    subscriber.wait_payload("tvau/box/engines", b'{"state": "ready", "graph": "vision.onnx, rae.onnx"}')
+    states = [json.loads(payload)["state"] for payload in subscriber.payloads("tvau/box/engines")]
+    assert states[0] == "building"
+
+
+def test_a_failure_is_news_as_well(gpu, cache, make_bundle, tmp_path, mosquitto, subscribe):
+    trt, _ = gpu()
+    trt.fail_build = True
+    subscriber = subscribe(mosquitto.port)
+    with pytest.raises(BackendError):
+        invoke("build", "--config", site(tmp_path, make_bundle(), mosquitto.port))
+    payload = json.loads(subscriber.wait("tvau/box/engines", 2)[-1].payload)
+    assert payload["state"] == "failed"
+    assert "MatMul_3" in payload["reason"]
+
+
+def test_a_broker_that_is_not_there_does_not_stop_a_build(gpu, cache, make_bundle, tmp_path, free_port):
+    gpu()
+    assert "vision.onnx" in invoke("build", "--config", site(tmp_path, make_bundle(), free_port))

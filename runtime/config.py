@@ -136,7 +136,7 @@ class VisionConfig(Table):
     """Which form of the vision graph runs, and on what."""
 
     backend: Annotated[
-        Literal["auto", "onnxruntime", "openvino"],
+        Literal["auto", "onnxruntime", "openvino", "tensorrt"],
         Field(description="back end; auto takes the bundle's best"),
     ] = "auto"
     precision: Annotated[

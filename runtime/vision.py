@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from tvau_edge.runtime.backends.onnxruntime import OnnxGraph
 from tvau_edge.runtime.backends.openvino import OpenVinoGraph
+from tvau_edge.runtime.backends.tensorrt import TensorRtGraph
 from tvau_edge.runtime.bundle import Bundle
 from tvau_edge.runtime.errors import BackendError, MissingExtraError
 from tvau_edge.runtime.extras import installed
@@ -43,6 +44,7 @@ class Graph(Protocol):
 BACKENDS: dict[str, tuple[Callable[[str, int | None], Graph], str | None]] = {
     "onnxruntime": (OnnxGraph, None),
     "openvino": (OpenVinoGraph, "openvino"),
+    "tensorrt": (TensorRtGraph, None),
 }
 PRECISIONS = ("int8", "fp16", "fp32")  # the preferred one first; export holds each to the checkpoint
 
@@ -136,6 +138,16 @@ class Vision:
         self._graph.close()
 
 
+def runs_on(backend: str, graph: GraphFile) -> bool:
+    """Whether a back end runs a graph: its own, and TensorRT the plain fp32 ONNX of ONNX Runtime as well.
+
+    ONNX Runtime's INT8 graph is not for TensorRT, which takes no unsigned activations.
+    """
+    if graph.backend == backend:
+        return True
+    return backend == "tensorrt" and graph.backend == "onnxruntime" and graph.precision == "fp32"
+
+
 def choose_graph(graphs: Sequence[GraphFile], backend: str, precision: str) -> GraphFile:
     """Pick a graph of the bundle for this machine.
 
@@ -151,11 +163,12 @@ def choose_graph(graphs: Sequence[GraphFile], backend: str, precision: str) -> G
     missing: MissingExtraError | None = None
     for name in BACKENDS if backend == "auto" else [backend]:
         _, extra = BACKENDS[name]
-        fitting = [g for g in graphs if g.backend == name and precision in ("auto", g.precision)]
+        fitting = [g for g in graphs if runs_on(name, g) and precision in ("auto", g.precision)]
         if not fitting:
             continue
         if extra is None or installed(extra):
-            return min(fitting, key=lambda graph: PRECISIONS.index(graph.precision))
+            best = min(fitting, key=lambda graph: PRECISIONS.index(graph.precision))
+            return best.model_copy(update={"backend": name})
         missing = MissingExtraError(f"back end {name}", extra)
     if missing is not None:
         raise missing

@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# All that needs a GPU, on a machine that has one: build the engines, compare them with ONNX Runtime, time both.
+#
+#     scripts/verify_on_gpu.sh BUNDLE VIDEO [OUT.json]
+#
+# Wants tvau-edge with TensorRT 10.3 to 11.x in the Python that runs it (PYTHON, default python3), an NVIDIA driver,
+# and CUDA's runtime. Writes one JSON with the engines, the agreement and the latency; exit status 1 when something
+# does not agree. Engines go to a folder of their own, so nothing that is there is used or lost.
+set -euo pipefail
+
+if [ $# -lt 2 ]; then
+    sed -n '2,9s/^# \{0,1\}//p' "$0"
+    exit 2
+fi
+bundle=$1 video=$2 out=${3:-verify_on_gpu.json}
+python=${PYTHON:-python3}
+here=$(cd "$(dirname "$0")" && pwd)
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+"$python" - <<'PYTHON'
+from tvau_edge.runtime.backends.cuda import Cuda
+from tvau_edge.runtime.backends.tensorrt import open_tensorrt
+from tvau_edge.runtime.errors import TvauError
+try:
+    free, total = Cuda().memory()
+    print(f"TensorRT {open_tensorrt().__version__} on {Cuda().gpu()}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free")
+except TvauError as error:
+    raise SystemExit(f"error: {error}") from None
+PYTHON
+
+export TVAU_ENGINES=$work/engines
+"$python" -m tvau_edge.runtime.cli engines build "$bundle" --json "$work/engines.json"
+status=0
+"$python" "$here/compare_backends.py" "$bundle" "$video" --json "$work/comparison.json" || status=$?
+"$python" - "$work/engines.json" "$work/comparison.json" "$out" <<'PYTHON'
+import json, sys
+engines, comparison, out = sys.argv[1:]
+with open(engines) as a, open(comparison) as b, open(out, "w") as file:
+    json.dump({"schema": "tvau.gpu/1", "engines": json.load(a), "comparison": json.load(b)}, file, indent=2)
+print(f"{out} written")
+PYTHON
+exit $status

@@ -129,7 +129,9 @@ class Publisher:
             payload: JSON; empty to be forgotten.
             birth: topic on which it says `online`.
         """
-        self._births.setdefault(birth, []).append(topic)
+        wanted = self._births.setdefault(birth, [])
+        if topic not in wanted:
+            wanted.append(topic)
         self._sender.retain(topic, payload, _JSON)
         if self._sender.connected:
             self._client.subscribe(birth, qos=1)
@@ -146,14 +148,6 @@ class Publisher:
             held=len(sender.held),
             durable=outbox.durable,
         )
-
-    def publish_health(self, health: bytes) -> None:
-        """Publish what the box tells of itself, retained."""
-        self._retain(f"{self.root}/health", health)
-
-    def publish_heatmap(self, camera: str, jpeg: bytes) -> None:
-        """Publish the picture of a camera's event, retained."""
-        self._retain(f"{self.root}/{camera}/heatmap", jpeg)
 
     def stop(self, flush_seconds: float = 10.0) -> int:
         """Deliver what waits, for so long at most, say goodbye and disconnect.

@@ -16,13 +16,16 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from tvau_edge.devices.host import usable_cores
+from tvau_edge.runtime import device_commands
 from tvau_edge.runtime.broker_config import parse_broker
 from tvau_edge.runtime.bundle import Bundle
+from tvau_edge.runtime.commands import Commands
 from tvau_edge.runtime.config import SiteConfig, load_config, parse_config
 from tvau_edge.runtime.dialogue import Dialogue, context_needed
 from tvau_edge.runtime.errors import ConfigError, LanguageModelError, MissingExtraError
 from tvau_edge.runtime.explain import Explainer, Explanation
 from tvau_edge.runtime.extras import require
+from tvau_edge.runtime.homeassistant import HomeAssistant
 from tvau_edge.runtime.llama import LanguageModel
 from tvau_edge.runtime.outbox import Outbox
 from tvau_edge.runtime.overlay import Overlay, contact_sheet, record
@@ -163,7 +166,8 @@ def watch(site: SiteConfig) -> tuple[Summary, Pipeline]:
             explainer, kind = open_language(site, bundle, stack)
         outbox = Outbox(site.outbox.path, site.outbox.max_bytes, site.outbox.max_age_seconds)
         stack.callback(outbox.close)
-        publisher = Publisher(site.broker, site.device, outbox)
+        commands = Commands(site.commands.enabled, site.commands.per_minute, site.commands.max_bytes)
+        publisher = Publisher(site.broker, site.device, outbox, commands)
         publisher.start()
         columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
         progress = stack.enter_context(
@@ -175,6 +179,10 @@ def watch(site: SiteConfig) -> tuple[Summary, Pipeline]:
             progress.update(tasks[camera], description=f"{camera} at {pts:.1f} s")
 
         pipeline = Pipeline(site, bundle, vision, publisher, explainer, kind, show)
+        device_commands.register(commands, pipeline, publisher)
+        commands.start()
+        stack.callback(commands.close)
+        HomeAssistant(publisher, site.outbox.path.with_suffix(".homeassistant.json")).announce(site)
         _stop_on_signals(pipeline, stack)
         try:
             summary = pipeline.run()

@@ -5,7 +5,7 @@ WHEELS ?= .wheels
 LLAMA := $(shell sed -n 's/^llama-cpp-python==//p' constraints.txt)
 ROOMS := devices runtime benchmarks quantize export reference
 
-.PHONY: demo test lint tree clean system
+.PHONY: demo test lint tree clean system homeassistant
 .DEFAULT_GOAL := demo
 
 ## demo: export the reference checkpoint, watch a drawn clip, receive the verdicts over MQTT
@@ -22,6 +22,11 @@ lint: .venv/.installed tree
 	$(BIN)/ruff format --check .
 	MYPYPATH=build/tree $(BIN)/mypy --namespace-packages --explicit-package-bases
 	PYTHONPATH=build/tree $(BIN)/lint-imports
+
+# Home Assistant's own schemas, to hold our discovery to: the newest that runs on Python 3.11, in a place of its own.
+homeassistant:
+	python3.11 -m venv .homeassistant
+	.homeassistant/bin/pip install --quiet homeassistant==2024.3.3 paho-mqtt==1.6.1
 
 # The broker that the tests talk to. Installed where we may; otherwise its tests say what is missing.
 system:

@@ -206,6 +206,15 @@ class OutboxConfig(Table):
     max_age_seconds: Annotated[PositiveFloat, Field(description="older updates are dropped")] = 7 * 86400.0
 
 
+class HomeAssistantConfig(Table):
+    """Home Assistant's MQTT discovery."""
+
+    enabled: Annotated[bool, Field(description="announce this box and its cameras to Home Assistant")] = False
+    prefix: Annotated[
+        TopicLevel, Field(description="discovery prefix, as set in Home Assistant's MQTT integration")
+    ] = "homeassistant"
+
+
 class CommandsConfig(Table):
     """Commands over MQTT; whoever may publish on their topics may use them."""
 
@@ -238,6 +247,9 @@ class SiteConfig(Table):
     trigger: Annotated[TriggerConfig, Field(description="when an event opens and closes")] = TriggerConfig()
     language: Annotated[LanguageConfig, Field(description="explanations")] = LanguageConfig()
     outbox: Annotated[OutboxConfig, Field(description="durable queue before the broker")] = OutboxConfig()
+    homeassistant: Annotated[HomeAssistantConfig, Field(description="Home Assistant's discovery")] = (
+        HomeAssistantConfig()
+    )
     commands: Annotated[CommandsConfig, Field(description="commands over MQTT")] = CommandsConfig()
     health: Annotated[HealthConfig, Field(description="what the box tells of itself")] = HealthConfig()
     camera: Annotated[

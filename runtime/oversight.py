@@ -28,6 +28,7 @@ class Oversight:
         publish: takes the message on the topic `health`.
         delivery: gives the keys of `DeliveryHealth`.
         reload: reads the configuration again; None where there is no file.
+        changed: told of a configuration whose cameras or trigger are in force from now on.
     """
 
     def __init__(
@@ -37,10 +38,12 @@ class Oversight:
         publish: Callable[[bytes], None],
         delivery: Callable[[], Mapping[str, Any]],
         reload: Callable[[], SiteConfig] | None,
+        changed: Callable[[SiteConfig], None] = lambda site: None,
     ) -> None:
         self.site = site
         self.following: SiteConfig | None = None  # that the process should go on with, opened anew
         self._notifier, self._publish, self._delivery, self._reload = notifier, publish, delivery, reload
+        self._changed = changed
         self._reader = HealthReader(site.device)
         self._pipeline: Pipeline | None = None
         self._asked = False
@@ -107,6 +110,7 @@ class Oversight:
             elif changed <= _LIVE:
                 self._pipeline.apply(site)
                 self.site = site
+                self._changed(site)
                 log.warning("the configuration was read again; new: %s", ", ".join(sorted(changed)))
             else:
                 _check(site, changed)

@@ -129,7 +129,9 @@ class Publisher:
             payload: JSON; empty to be forgotten.
             birth: topic on which it says `online`.
         """
-        self._births.setdefault(birth, []).append(topic)
+        wanted = self._births.setdefault(birth, [])
+        if topic not in wanted:
+            wanted.append(topic)
         self._sender.retain(topic, payload, _JSON)
         if self._sender.connected:
             self._client.subscribe(birth, qos=1)

@@ -17,13 +17,16 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from tvau_edge.devices.host import usable_cores
+from tvau_edge.runtime import device_commands
 from tvau_edge.runtime.broker_config import parse_broker
 from tvau_edge.runtime.bundle import Bundle
+from tvau_edge.runtime.commands import Commands
 from tvau_edge.runtime.config import SiteConfig, load_config, parse_config
 from tvau_edge.runtime.dialogue import Dialogue, context_needed
 from tvau_edge.runtime.errors import ConfigError, LanguageModelError, MissingExtraError, TvauError
 from tvau_edge.runtime.explain import Explainer, Explanation
 from tvau_edge.runtime.extras import require
+from tvau_edge.runtime.homeassistant import HomeAssistant
 from tvau_edge.runtime.llama import LanguageModel
 from tvau_edge.runtime.metrics import Metrics
 from tvau_edge.runtime.outbox import Outbox
@@ -203,12 +206,14 @@ def _watch(
             explainer, kind = open_language(site, bundle, language)
         outbox = Outbox(site.outbox.path, site.outbox.max_bytes, site.outbox.max_age_seconds)
         stack.callback(outbox.close)
-        publisher = Publisher(site.broker, site.device, outbox)
+        commands = Commands(site.commands.enabled, site.commands.per_minute, site.commands.max_bytes)
+        publisher = Publisher(site.broker, site.device, outbox, commands)
+        home = HomeAssistant(publisher, site.outbox.path.with_suffix(".homeassistant.json"))
 
         def delivery() -> dict[str, Any]:
-            return {"waiting": len(outbox), "dropped": outbox.dropped, "durable": outbox.durable}
+            return asdict(publisher.status())
 
-        oversight = Oversight(site, notifier, publisher.publish_health, delivery, reload)
+        oversight = Oversight(site, notifier, publisher.publish_health, delivery, reload, home.announce)
         show = stack.enter_context(_progress())
         pipeline = Pipeline(
             site,
@@ -224,7 +229,11 @@ def _watch(
         if site.health.prometheus_port is not None:
             metrics = Metrics(site.health.prometheus_host, site.health.prometheus_port, oversight.health)
             stack.callback(metrics.close)
+        device_commands.register(commands, pipeline, publisher)
+        commands.start()
+        stack.callback(commands.close)
         publisher.start()
+        home.announce(site)
         _on_signals(pipeline, oversight if reload is not None else None, stack)
         opened.set()
         oversight.attach(pipeline)

@@ -88,5 +88,7 @@ def read_evidence(
     device: torch.device,
 ) -> Evidence:
     """What the frozen vision side makes of one clip, from its taps [K, taps, H', W', width]; float16."""
-    values = torch.from_numpy(taps).to(device).float()
-    return Evidence(maps(decoder, class_features, values).half(), merge(tower, values[:, -1]).half())
+    values = torch.from_numpy(np.array(taps)).to(device).float()
+    return Evidence(
+        maps(decoder, class_features, values.transpose(0, 1)).half(), merge(tower, values[:, -1]).half()
+    )

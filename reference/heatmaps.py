@@ -15,6 +15,7 @@ from tvau_edge.reference.samples import Sample
 
 _SEEN = 0.04  # share of a cell from which it counts as abnormal; a smaller share is left open
 _WEIGHT = 6.0  # of a patch's abnormal cells together: a bag in one cell counts as much as a car in twenty
+_NOISE, _DROPPED = 0.3, 0.2  # of each tap, while it is learned from: without, AHD learns its clips by heart
 _BACKGROUND = 16  # cells of empty street learned from each patch, beside those in which something stands
 
 
@@ -60,9 +61,15 @@ def train_heatmaps(
         stack = torch.from_numpy(np.concatenate(cells, axis=1)).to(course.device).float()  # [taps, n, width]
         with course.precision():
             # A decoder does not look beside a cell: any number of them makes a map of one row.
-            h_c = decoder(list(stack[:, None, None]), class_features)  # [1, 2, 1, n]
+            h_c = decoder(list(blurred(stack[:, None, None])), class_features)  # [1, 2, 1, n]
         loss = cell_loss(h_c[0, :, 0], np.concatenate(target), np.concatenate(weight))
         course.update(loss, optimizer)
+
+
+def blurred(taps: Tensor) -> Tensor:
+    """Taps [taps, ..., width] with noise and dropout, as different from themselves as those of other streets are."""
+    spread = taps.flatten(1).std(1).view(-1, *[1] * (taps.ndim - 1))
+    return F.dropout(taps + _NOISE * spread * torch.randn_like(taps), _DROPPED)
 
 
 def _near(things: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -80,5 +87,8 @@ def cell_loss(h_c: Tensor, abnormal: NDArray[np.bool_], weight: NDArray[np.float
 
 @torch.no_grad()
 def maps(decoder: AnomalyHeatmapDecoder, class_features: Tensor, taps: Tensor) -> Tensor:
-    """Similarity maps h_c [K, 2, H', W'] of a clip's taps [K, taps, H', W', width]."""
-    return decoder(list(taps.unbind(1)), class_features)
+    """Similarity maps h_c [K, 2, H', W'] of a clip whose taps [taps, K, H', W', width] are `blurred`.
+
+    AHD does better on the clips that it learned from than on any other; what comes after it must not rely on that.
+    """
+    return decoder(list(blurred(taps)), class_features)

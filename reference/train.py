@@ -7,6 +7,7 @@ one that is there.
 """
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -34,22 +35,27 @@ from tvau_edge.reference.tokenizer import train_tokenizer
 from tvau_edge.reference.written import write_checkpoint, write_settings
 
 console = Console()
-STEPS = {"tower": 1400, "narration": 1000, "ahd": 250, "dialogue": 900}
+STEPS = {"tower": 1400, "narration": 1000, "ahd": 700, "dialogue": 1200}
+_WARM = ("tower", "narration")  # the stages that may start from weights of an earlier run
 
 
 def stage(
-    work: Path, name: str, modules: dict[str, nn.Module], train: Callable[[Course], None], course: Course
+    work: Path,
+    name: str,
+    modules: dict[str, nn.Module],
+    train: Callable[[Course], None],
+    course: Course,
+    before: Path | None = None,
 ) -> None:
-    """Run a stage, or take its weights from the file that an earlier run left."""
+    """Run a stage, or take its weights from the file that an earlier run left; `before` is where it starts from."""
     path = work / f"{name}.safetensors"
     if path.exists():
         console.print(f"{name}: taken from {path}")
-        weights = load_file(path, device=str(course.device))
-        for prefix, module in modules.items():
-            start = f"{prefix}."
-            own = {key.removeprefix(start): value for key, value in weights.items() if key.startswith(start)}
-            module.load_state_dict(own)
+        _load(path, modules, course.device)
         return
+    if before is not None and name in _WARM:
+        console.print(f"{name}: starts from {before}")
+        _load(before / path.name, modules, course.device)
     started = time.monotonic()
     train(course)
     save_file(
@@ -64,6 +70,14 @@ def stage(
     record = {"stage": name, "steps": course.length, "seconds": seconds, "losses": course.losses}
     (work / f"{name}.json").write_text(json.dumps(record))
     console.print(f"{name}: {course.length} steps in {seconds} s, loss {np.mean(course.losses[-100:]):.4f}")
+
+
+def _load(path: Path, modules: dict[str, nn.Module], device: torch.device) -> None:
+    weights = load_file(path, device=str(device))
+    for prefix, module in modules.items():
+        start = f"{prefix}."
+        own = {key.removeprefix(start): value for key, value in weights.items() if key.startswith(start)}
+        module.load_state_dict(own)
 
 
 @torch.no_grad()
@@ -84,9 +98,13 @@ def class_features(networks: Networks, sequences: Sequences) -> Tensor:
     return torch.stack(rows)
 
 
-def train_all(work: Path, cache: Path, clips: int, seed: int, steps: dict[str, int]) -> Networks:
-    """Run every stage that has no file in `work` yet."""
+def train_all(
+    work: Path, cache: Path, clips: int, seed: int, steps: dict[str, int], before: Path | None = None
+) -> Networks:
+    """Run every stage that has no file in `work` yet, starting from the tower and language model of `before`."""
     work.mkdir(parents=True, exist_ok=True)
+    for name in ("tokenizer.json", "tokenizer_config.json") if before is not None else ():
+        shutil.copyfile(before / name, work / name)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     drawn = list(track(samples(range(clips), cache), "drawing clips", total=clips, console=console))
     tokenizer = (
@@ -101,7 +119,14 @@ def train_all(work: Path, cache: Path, clips: int, seed: int, steps: dict[str, i
         return Course(steps[name], seed, device)
 
     tower = {"tower": networks.tower}
-    stage(work, "tower", tower, lambda c: pretrain.train_tower(networks.tower, drawn, c), course("tower"))
+    stage(
+        work,
+        "tower",
+        tower,
+        lambda c: pretrain.train_tower(networks.tower, drawn, c),
+        course("tower"),
+        before,
+    )
 
     seen = see(networks.tower, drawn, work / "seen.npy", device)
 
@@ -109,7 +134,7 @@ def train_all(work: Path, cache: Path, clips: int, seed: int, steps: dict[str, i
         pretrain.train_narration(networks.language, networks.tower, drawn, seen, sequences, c)
 
     told = {"merger": networks.tower.merger, "language": language}
-    stage(work, "narration", told, narrate, course("narration"))
+    stage(work, "narration", told, narrate, course("narration"), before)
     for frozen in (networks.tower, networks.language):
         frozen.requires_grad_(False)
     features = class_features(networks, sequences)
@@ -155,9 +180,15 @@ def texts(drawn: Sequence[Sample]) -> list[str]:
 
 def main(
     out: Annotated[Path, typer.Option(help="Folder of the checkpoint.")] = Path("reference/checkpoint"),
-    work: Annotated[Path, typer.Option(help="Folder for stages and drawn clips; may be large.")] = Path(
+    work: Annotated[Path, typer.Option(help="Folder for the stages' weights; may be large.")] = Path(
         "build/reference"
     ),
+    cache: Annotated[Path, typer.Option(help="Folder for drawn clips; may be large.")] = Path(
+        "build/reference/clips"
+    ),
+    before: Annotated[
+        Path | None, typer.Option(help="Work folder of an earlier run, whose tower and language model go on.")
+    ] = None,
     clips: Annotated[int, typer.Option(help="Clips to train on.")] = 760,
     validation: Annotated[int, typer.Option(min=20, help="Clips that the thresholds are chosen on.")] = 80,
     seed: Annotated[int, typer.Option(help="Of weights and batches.")] = 0,
@@ -165,11 +196,11 @@ def main(
 ) -> None:
     """Train every stage and write the checkpoint."""
     steps = {name: max(2, round(count * quick)) for name, count in STEPS.items()}
-    networks = train_all(work, work / "clips", clips, seed, steps)
+    networks = train_all(work, cache, clips, seed, steps, before)
     write_checkpoint(out, networks, work)
     # On the weights as they were rounded, with clips that no stage has seen.
     start = first_seed("validation")
-    drawn = samples(range(start, start + validation), work / "clips")
+    drawn = samples(range(start, start + validation), cache)
     judged = track(drawn, "validation", total=validation, console=console)
     opening, closing = choose_thresholds(*score_patches(Checkpoint.open(out), judged))
     write_settings(out, (opening, closing))

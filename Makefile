@@ -5,7 +5,7 @@ WHEELS ?= .wheels
 LLAMA := $(shell sed -n 's/^llama-cpp-python==//p' constraints.txt)
 ROOMS := devices runtime benchmarks quantize export reference
 
-.PHONY: demo test lint tree clean system homeassistant
+.PHONY: demo test lint tree clean system homeassistant faults
 .DEFAULT_GOAL := demo
 
 ## demo: export the reference checkpoint, watch a drawn clip, receive the verdicts over MQTT
@@ -15,6 +15,10 @@ demo: .venv/.installed
 ## test: the whole suite (slow and hardware tests are marked and left out)
 test: .venv/.installed system
 	$(BIN)/pytest -m "not slow and not hardware"
+
+## faults: 1000 faults between outbox and subscriber, counted; a table at the end (half an hour; SEED=… repeats one)
+faults: .venv/.installed system
+	$(BIN)/python tests/faults/run.py --faults 1000 $(if $(SEED),--seed $(SEED))
 
 ## lint: ruff, mypy, and the arrows between the rooms
 lint: .venv/.installed tree

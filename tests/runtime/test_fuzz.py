@@ -168,6 +168,7 @@ def test_configurations(table):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @settings(max_examples=LONG, **checks)
 @given(spoilt(SITE).filter(is_table))
 def test_many_configurations(table):
@@ -214,6 +215,7 @@ def test_files(tmp_path_factory, data):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @settings(max_examples=LONG, **checks)
 @given(data=spoilt_text(TEXT))
 def test_many_files(tmp_path_factory, data):
@@ -265,6 +267,7 @@ def test_manifests(folder, manifest, data):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @settings(max_examples=LONG, **checks)
 @given(data=st.data())
 def test_many_manifests(folder, manifest, data):

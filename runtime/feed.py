@@ -81,6 +81,21 @@ class FeedFacts:
     live: bool
 
 
+def open_source(config: CameraConfig) -> Source:
+    """Open a camera as its configuration says; the one door for all who look, so that no mask is forgotten.
+
+    Raises:
+        SourceError: as `Source`.
+    """
+    return Source(
+        config.source,
+        config.name,
+        stall_seconds=config.stall_seconds,
+        image_rate=config.image_rate,
+        mask=PrivacyMask(config.mask) if config.mask else None,
+    )
+
+
 class Feed:
     """Puts one camera's temporal patches into the intake, on a thread of its own.
 
@@ -105,7 +120,6 @@ class Feed:
         self.config = config
         self._intake, self._now = intake, now
         self._sampler = Sampler(geometry, upscale=config.upscale)
-        self._mask = PrivacyMask(config.mask) if config.mask else None
         self._schedule = Schedule(config.schedule)
         self._backoff = Backoff(_FIRST_PAUSE, config.reconnect_seconds)
         self._leaving = threading.Event()  # of the thread in charge; a new one for each
@@ -242,13 +256,7 @@ class Feed:
         self._state = "opening"
         self._expect(config.stall_seconds)
         began = looked = time.monotonic()
-        source = Source(
-            config.source,
-            config.name,
-            stall_seconds=config.stall_seconds,
-            image_rate=config.image_rate,
-            mask=self._mask,
-        )
+        source = open_source(config)
         if leaving.is_set():
             source.close()
             return False

@@ -69,8 +69,13 @@ class LatestFrames:
                     break
                 frame = self._frames.pop(0)
             yield frame
-        if self._error is not None:
-            raise self._error
+        # Let go of the error, whose traceback leads back to us: a cycle would keep the decoder's memory for long.
+        error, self._error = self._error, None
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error
 
     @property
     def ended(self) -> bool:

@@ -26,6 +26,7 @@ from tvau_edge.runtime.dialogue import Dialogue, context_needed
 from tvau_edge.runtime.errors import ConfigError, LanguageModelError, MissingExtraError, TvauError
 from tvau_edge.runtime.explain import Explainer, Explanation
 from tvau_edge.runtime.extras import require
+from tvau_edge.runtime.feed import open_source
 from tvau_edge.runtime.homeassistant import HomeAssistant
 from tvau_edge.runtime.llama import LanguageModel
 from tvau_edge.runtime.metrics import Metrics
@@ -98,7 +99,7 @@ def run_verb(
         overlay = Overlay(pipeline.timelines[settings.name], pipeline.thresholds.close)
         for path, write in ((recording, record), (sheet, contact_sheet)):
             if path is not None:
-                with Source(settings.source, settings.name, image_rate=settings.image_rate) as again:
+                with open_source(settings) as again:
                     write(again, overlay, path)
                 console.print(f"{path} written", highlight=False)
     tell(summary)

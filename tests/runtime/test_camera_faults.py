@@ -218,6 +218,7 @@ def test_soak(red_bundle, faulty_camera, material, monkeypatch):
     table, *rest = soak(seconds, 30, red_bundle, faulty_camera, material, monkeypatch, speed=1.5)
     check(table, *rest)
     memory = table[:, 1]
+    print("MB every 10 s:", " ".join(f"{value / 1e6:.0f}" for value in memory[::20]))
     third = len(memory) // 3
     # A leak of one frame or patch per connection would show: flat means that the last third is where the first was.
     assert np.median(memory[-third:]) <= np.median(memory[:third]) + 8e6

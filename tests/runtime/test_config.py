@@ -128,3 +128,96 @@ def test_any_table_is_a_configuration_or_a_config_error(table):
     except ConfigError as error:
         problem = str(error)
     assert problem is None or problem.startswith("any: ")
+
+
+CAMERA = {"name": "door", "source": "rtsp://cam/1"}
+SQUARE = [[0, 0], [0.5, 0], [0.5, 0.5], [0, 0.5]]
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ({"name": ""}, "camera[0].name = '': String should have at least 1"),
+        ({"name": "x" * 65}, "at most 64"),
+        ({"name": "a#"}, "no '/', '+', '#'"),
+        ({"name": " a"}, "no space around it"),
+        ({"name": "a\nb"}, "no control characters"),
+        ({"name": "command"}, "is the name of another topic"),
+        ({"source": ""}, "camera[0].source = '': "),
+        ({"source": 5}, "camera[0].source = 5: "),
+        ({"stall_seconds": 0}, "camera[0].stall_seconds = 0: Input should be greater than 0"),
+        ({"stall_seconds": -1}, "greater than 0"),
+        ({"stall_seconds": float("inf")}, "finite number"),
+        ({"stall_seconds": float("nan")}, "finite number"),
+        ({"stall_seconds": 1e9}, "less than or equal to 3600"),
+        ({"stall_seconds": "soon"}, "camera[0].stall_seconds = 'soon': "),
+        ({"reconnect": "perhaps"}, "camera[0].reconnect = 'perhaps': "),
+        ({"reconnect_seconds": 0}, "greater than 0"),
+        ({"image_rate": 0}, "greater than 0"),
+        ({"image_rate": 1e6}, "less than or equal to 1000"),
+        (
+            {"schedule": ["always"]},
+            "camera[0].schedule[0] = 'always': 'always' is no span of time; write it like",
+        ),
+        ({"schedule": ["mom 07:00-08:00"]}, "'mom' is no day; days are mon, tue"),
+        ({"source": "door.mp4", "schedule": ["07:00-08:00"]}, "schedule is for live sources"),
+        ({"motion_gate": 0}, "greater than 0"),
+        ({"motion_gate": 256}, "less than or equal to 255"),
+        ({"motion_refresh_seconds": 0}, "greater than 0"),
+        ({"mask": [[[0, 0], [1, 1]]]}, "camera[0].mask[0]: List should have at least 3 items"),
+        ({"mask": [[[0, 0], [0.5, 0.5], [1, 1]]]}, "camera[0].mask[0]: the corners lie on a line"),
+        (
+            {"mask": [[[0, 0], [1.5, 0], [1, 1]]]},
+            "camera[0].mask[0][1][0] = 1.5: Input should be less than or equal",
+        ),
+        ({"include": [[[0, 0], [-1, 0], [1, 1]]]}, "camera[0].include[0][1][0] = -1: "),
+        ({"exclude": [[0, 0, 1, 1]]}, "camera[0].exclude[0][0]"),
+        ({"exclude": [SQUARE] * 33}, "camera[0].exclude: List should have at most 32 items"),
+        ({"masks": [SQUARE]}, "camera[0].masks: unknown key; did you mean 'mask'?"),
+        ({"stallseconds": 5}, "camera[0].stallseconds: unknown key; did you mean 'stall_seconds'?"),
+        ({"qqq": 5}, "camera[0].qqq: unknown key; known keys: exclude, heatmap, image_rate, include"),
+    ],
+)
+def test_each_key_of_a_camera_has_its_range(keys, expected):
+    with pytest.raises(ConfigError) as caught:
+        parse_config({"bundle": "b", "camera": [CAMERA | keys]}, "site.toml")
+    assert expected in str(caught.value)
+    assert str(caught.value).startswith("site.toml: ")
+
+
+@pytest.mark.parametrize(
+    ("table", "keys", "expected"),
+    [
+        ("vision", {"batch": 0}, "vision.batch = 0: "),
+        ("vision", {"batch": 65}, "less than or equal to 64"),
+        ("vision", {"threads": 0}, "vision.threads = 0: "),
+        ("vision", {"threads": 10**30}, "vision.threads"),
+        ("vision", {"stall_seconds": 0}, "vision.stall_seconds = 0: "),
+        ("trigger", {"open": 0}, "trigger.open = 0: "),
+        ("trigger", {"close": 1}, "trigger.close = 1: "),
+        ("trigger", {"open_after": 0}, "trigger.open_after = 0: "),
+        ("trigger", {"close_after": 10**9}, "trigger.close_after = 1000000000: "),
+        ("trigger", {"update_seconds": float("inf")}, "trigger.update_seconds"),
+        ("language", {"gpu_layers": -2}, "language.gpu_layers = -2: "),
+        ("language", {"explain_after": 0}, "language.explain_after = 0: "),
+        ("language", {"unsure": [0.1]}, "language.unsure"),
+        ("health", {"seconds": 0}, "health.seconds = 0: "),
+        ("health", {"prometheus_port": 70000}, "health.prometheus_port = 70000: "),
+        ("health", {"prometheus": 1}, "health.prometheus: unknown key; did you mean 'prometheus_"),
+    ],
+)
+def test_each_key_of_a_table_has_its_range(table, keys, expected):
+    with pytest.raises(ConfigError) as caught:
+        parse_config({"bundle": "b", "camera": [CAMERA], table: keys}, "site.toml")
+    assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize("cameras", [[], [CAMERA] * 2, [CAMERA | {"name": f"c{k}"} for k in range(257)]])
+def test_how_many_cameras(cameras):
+    with pytest.raises(ConfigError, match=r"camera: List should have at|used more than once: door"):
+        parse_config({"bundle": "b", "camera": cameras}, "site.toml")
+
+
+def test_a_pipeline_is_no_path(tmp_path):
+    config = load_config(write(tmp_path, GOOD.replace("door.mp4", "gst: v4l2src ! nvvidconv")))
+    assert config.camera[0].source == "gst: v4l2src ! nvvidconv"

@@ -6,8 +6,10 @@ import sys
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 from jsonschema import Draft202012Validator
+from PIL import Image
 
 from tvau_edge.runtime import watching
 from tvau_edge.runtime.errors import ConfigError
@@ -116,6 +118,22 @@ def test_record_and_sheet(red_bundle, clip, mosquitto, tmp_path):
     with av.open(str(video)) as container:
         assert sum(1 for _ in container.decode(video=0)) == 64
     assert sheet.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_recording_is_masked_as_well(red_bundle, clip, mosquitto, tmp_path):
+    """It reads the clip a second time: what nobody may see must not come back by that door."""
+    mask = "mask = [[[0.5, 0], [1, 0], [1, 1], [0.5, 1]]]"
+    site = write_site(tmp_path, red_bundle, mosquitto.port, ("door", clip), camera=mask)
+    video, sheet = tmp_path / "seen.mp4", tmp_path / "sheet.png"
+    done = tvau("--config", site, "--record", video, "--sheet", sheet)
+    assert done.returncode == 0, done.stderr
+    with av.open(str(video)) as container:
+        for frame in container.decode(video=0):
+            image = frame.to_ndarray(format="rgb24")
+            assert np.median(image[8:40, 46:]) < 30  # but for the heat and the strip of the score
+            assert np.median(image[8:40, :36]) > 60
+    tile = np.asarray(Image.open(sheet))[6:62, 6:90]
+    assert np.median(tile[8:40, 46:]) < 30
 
 
 def test_a_real_clip_end_to_end(red_bundle, real_videos, mosquitto, subscriber):

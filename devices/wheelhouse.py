@@ -22,7 +22,13 @@ def platforms(machine: str, python: str) -> list[str]:
 
 
 def collect(
-    out: Path, own: Path, machine: str, python: str, extras: tuple[str, ...], local: Path | None
+    out: Path,
+    own: Path,
+    machine: str,
+    python: str,
+    extras: tuple[str, ...],
+    local: Path | None,
+    constraints: Path | None = None,
 ) -> list[Path]:
     """Collect the wheels of tvau-edge and of all that it needs, with pip.
 
@@ -33,6 +39,7 @@ def collect(
         python: version of the device's Python.
         extras: of tvau-edge.
         local: folder of wheels that no index has, such as llama-cpp-python's; None without.
+        constraints: pip's file of versions; None takes the newest.
 
     Raises:
         FlashError: a wheel is missing for that Python and machine; names it.
@@ -56,13 +63,15 @@ def collect(
         command += ["--platform", tag]
     if local is not None:
         command += ["--find-links", str(local.resolve())]
+    if constraints is not None:
+        command += ["--constraint", str(constraints)]
     done = subprocess.run([*command, *wanted], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         missing = _MISSING.search(done.stderr)
         if missing:
             raise FlashError(
                 f"there is no wheel of {missing[1]} for Python {python} on {machine}; build one and put it into a "
-                "folder that --wheels names, or leave out what needs it"
+                "folder that --wheels names, or leave out what needs it (--no-llm, for llama-cpp-python)"
             )
         lines = done.stderr.strip().splitlines() or ["no reason given"]
         raise FlashError(f"pip could not collect the wheels: {lines[-1]}")

@@ -44,6 +44,9 @@ def flash_verb(
     ] = None,
     python: Annotated[str | None, typer.Option(help="Python of the device; else its system's.")] = None,
     wheels: Annotated[Path | None, typer.Option(help="Folder of wheels that no index has.")] = None,
+    constraint: Annotated[
+        Path | None, typer.Option(help="pip's file of versions, such as constraints.txt.")
+    ] = None,
     wheel: Annotated[
         Path | None, typer.Option(help="Wheel of tvau-edge; else built from this checkout.")
     ] = None,
@@ -68,7 +71,7 @@ def flash_verb(
         work = Path(temporary)
         with console.status("collecting wheels"):
             own, number = own_wheel(work, wheel)
-            collect(work / "wheelhouse", own, chosen.machine, version, extras, wheels)
+            collect(work / "wheelhouse", own, chosen.machine, version, extras, wheels, constraint)
         folder = out if out is not None and not dry_run else work / "folder"
         with console.status("writing the folder"):
             made = write_folder(

@@ -28,6 +28,7 @@ from tvau_edge.runtime.manifest import (
     Provenance,
     Thresholds,
 )
+from tvau_edge.runtime.vision import choose_graph
 
 VERSIONS = ("10.3.0", "10.16.1", "11.1.0", "11.4.1")
 RNG = np.random.default_rng(3)
@@ -506,3 +507,12 @@ def test_a_failure_is_news_as_well(gpu, cache, make_bundle, tmp_path, mosquitto,
 def test_a_broker_that_is_not_there_does_not_stop_a_build(gpu, cache, make_bundle, tmp_path, free_port):
     gpu()
     assert "vision.onnx" in invoke("build", "--config", site(tmp_path, make_bundle(), free_port))
+
+
+def test_tensorrt_runs_the_plain_onnx_when_it_is_asked_for(make_bundle):
+    bundle = make_bundle(vision=(("onnxruntime", "int8"), ("onnxruntime", "fp32")))
+    chosen = choose_graph(bundle.manifest.vision, "tensorrt", "auto")
+    assert (chosen.backend, chosen.precision) == ("tensorrt", "fp32")
+    assert choose_graph(bundle.manifest.vision, "auto", "auto").backend == "onnxruntime"
+    with pytest.raises(BackendError, match=r"no graph for back end tensorrt at precision int8"):
+        choose_graph(bundle.manifest.vision, "tensorrt", "int8")

@@ -170,9 +170,10 @@ def test_what_cannot_be_chosen(bundle, monkeypatch):
         choose_graph(graphs, "auto", "fp16")
     with pytest.raises(BackendError, match="unknown back end 'npu'; known: auto, onnxruntime, openvino"):
         choose_graph(graphs, "npu", "auto")
-    engines = [GraphFile(backend="tensorrt", precision="fp16", file="engine")]
-    with pytest.raises(BackendError, match="it has: tensorrt fp16"):
-        choose_graph(engines, "auto", "auto")
+    for_tensorrt = [GraphFile(backend="tensorrt", precision="int8", file="vision.trt.onnx")]
+    with pytest.raises(BackendError, match="it has: tensorrt int8"):
+        choose_graph(for_tensorrt, "onnxruntime", "auto")
+    assert choose_graph(for_tensorrt, "auto", "auto").backend == "tensorrt"
     without_extras(monkeypatch)
     only = [graph for graph in graphs if graph.backend == "openvino"]
     for backend in ("auto", "openvino"):

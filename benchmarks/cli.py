@@ -89,10 +89,8 @@ def eval_verb(
 ) -> None:
     """Measure bundles on labelled clips, through the runtime's own stages."""
     from tvau_edge.benchmarks.dataset import read_dataset
-    from tvau_edge.benchmarks.evaluation import measure
-    from tvau_edge.benchmarks.figures import EvaluationFile, summarize
-    from tvau_edge.benchmarks.pictures import write_pictures
-    from tvau_edge.benchmarks.stages import Stages
+    from tvau_edge.benchmarks.evaluation import evaluate_all
+    from tvau_edge.benchmarks.figures import EvaluationFile
     from tvau_edge.benchmarks.tables import tables
     from tvau_edge.runtime.bundle import Bundle
     from tvau_edge.runtime.watching import check_place
@@ -100,21 +98,18 @@ def eval_verb(
     for option, place in (("--json", json_file), ("--pictures", pictures and pictures / "hits.png")):
         if place:
             check_place(option, place)
-    clips = read_dataset(data, split)
-    bundles = [Bundle.open(path) for path in bundle]
-    variants = [(one, form) for one in bundles for form in precision or ["auto"]]
-    figures = []
-    for number, (one, form) in enumerate(variants):
-        with (
-            Stages(one, backend, form, llm, dialogue=dialogue, threads=threads) as stages,
-            Bar(f"{one.path} {stages.vision.file.precision}") as bar,
-        ):
-            measured = measure(stages, clips, ablations=ablations, advance=bar)
-        figures.append(summarize(measured))
-        if pictures:
-            folder = pictures / str(number) if len(variants) > 1 else pictures
-            for path in write_pictures(measured.records, folder):
-                console.print(str(path), highlight=False)
+    figures = evaluate_all(
+        [Bundle.open(path) for path in bundle],
+        read_dataset(data, split),
+        precisions=precision or ["auto"],
+        backend=backend,
+        language=llm,
+        dialogue=dialogue,
+        ablations=ablations,
+        threads=threads,
+        pictures=pictures,
+        progress=Bar,
+    )
     if json_file:
         report = EvaluationFile(data=str(data), split=split, figures=figures)
         json_file.write_text(report.model_dump_json(indent=2) + "\n")

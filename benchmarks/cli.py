@@ -1,4 +1,4 @@
-"""The verbs `tvau eval` and `tvau data`."""
+"""The verbs `tvau eval`, `tvau data check` and `tvau data sheet`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -54,6 +54,22 @@ def check(
     _show(report)
     if not report.sound:
         raise typer.Exit(1)
+
+
+def sheet(
+    path: Annotated[Path, typer.Argument(help="Folder of the data set: UBnormal, ShanghaiTech, or drawn.")],
+    out: Annotated[Path, typer.Option(help="The .png file.")],
+    split: Annotated[str, typer.Option(help="train, validation, test, or all.")] = "test",
+    count: Annotated[int, typer.Option(min=1, help="Clips in the picture.")] = 30,
+) -> None:
+    """Draw a contact sheet of a data set: a frame of each clip, what is abnormal in it framed in green."""
+    from tvau_edge.benchmarks.dataset import read_dataset
+    from tvau_edge.benchmarks.pictures import write_contact_sheet
+    from tvau_edge.runtime.watching import check_place
+
+    check_place("--out", out)
+    write_contact_sheet(read_dataset(path, split), out, count)
+    console.print(f"{out} written", highlight=False)
 
 
 def _show(report: "Report") -> None:

@@ -1,4 +1,4 @@
-"""The verbs `tvau eval` and `tvau data`."""
+"""The verbs `tvau eval`, `tvau data check` and `tvau data sheet`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -56,6 +56,22 @@ def check(
         raise typer.Exit(1)
 
 
+def sheet(
+    path: Annotated[Path, typer.Argument(help="Folder of the data set: UBnormal, ShanghaiTech, or drawn.")],
+    out: Annotated[Path, typer.Option(help="The .png file.")],
+    split: Annotated[str, typer.Option(help="train, validation, test, or all.")] = "test",
+    count: Annotated[int, typer.Option(min=1, help="Clips in the picture.")] = 30,
+) -> None:
+    """Draw a contact sheet of a data set: a frame of each clip, what is abnormal in it framed in green."""
+    from tvau_edge.benchmarks.dataset import read_dataset
+    from tvau_edge.benchmarks.pictures import write_contact_sheet
+    from tvau_edge.runtime.watching import check_place
+
+    check_place("--out", out)
+    write_contact_sheet(read_dataset(path, split), out, count)
+    console.print(f"{out} written", highlight=False)
+
+
 def _show(report: "Report") -> None:
     table = Table(title=f"{report.path}: {report.layout}")
     for column in ("split", "clips", "with anomalies", "frames", "abnormal"):
@@ -89,10 +105,8 @@ def eval_verb(
 ) -> None:
     """Measure bundles on labelled clips, through the runtime's own stages."""
     from tvau_edge.benchmarks.dataset import read_dataset
-    from tvau_edge.benchmarks.evaluation import measure
-    from tvau_edge.benchmarks.figures import EvaluationFile, summarize
-    from tvau_edge.benchmarks.pictures import write_pictures
-    from tvau_edge.benchmarks.stages import Stages
+    from tvau_edge.benchmarks.evaluation import evaluate_all
+    from tvau_edge.benchmarks.figures import EvaluationFile
     from tvau_edge.benchmarks.tables import tables
     from tvau_edge.runtime.bundle import Bundle
     from tvau_edge.runtime.watching import check_place
@@ -100,21 +114,18 @@ def eval_verb(
     for option, place in (("--json", json_file), ("--pictures", pictures and pictures / "hits.png")):
         if place:
             check_place(option, place)
-    clips = read_dataset(data, split)
-    bundles = [Bundle.open(path) for path in bundle]
-    variants = [(one, form) for one in bundles for form in precision or ["auto"]]
-    figures = []
-    for number, (one, form) in enumerate(variants):
-        with (
-            Stages(one, backend, form, llm, dialogue=dialogue, threads=threads) as stages,
-            Bar(f"{one.path} {stages.vision.file.precision}") as bar,
-        ):
-            measured = measure(stages, clips, ablations=ablations, advance=bar)
-        figures.append(summarize(measured))
-        if pictures:
-            folder = pictures / str(number) if len(variants) > 1 else pictures
-            for path in write_pictures(measured.records, folder):
-                console.print(str(path), highlight=False)
+    figures = evaluate_all(
+        [Bundle.open(path) for path in bundle],
+        read_dataset(data, split),
+        precisions=precision or ["auto"],
+        backend=backend,
+        language=llm,
+        dialogue=dialogue,
+        ablations=ablations,
+        threads=threads,
+        pictures=pictures,
+        progress=Bar,
+    )
     if json_file:
         report = EvaluationFile(data=str(data), split=split, figures=figures)
         json_file.write_text(report.model_dump_json(indent=2) + "\n")

@@ -10,6 +10,8 @@ Two ablations ask what the parts are worth, with the same weights: *without RAE*
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 
 import numpy as np
 
@@ -17,10 +19,12 @@ from tvau_edge.benchmarks.clips import LabelledClip, Stretch
 from tvau_edge.benchmarks.figures import Figures, summarize
 from tvau_edge.benchmarks.frames import FrameScores
 from tvau_edge.benchmarks.looking import Looked, look, windows
+from tvau_edge.benchmarks.pictures import write_pictures
 from tvau_edge.benchmarks.records import ClipRecord, Measured, Moment, Turn
 from tvau_edge.benchmarks.regions import VideoRegions
 from tvau_edge.benchmarks.stages import Stages
 from tvau_edge.runtime.bundle import Bundle
+from tvau_edge.runtime.errors import LanguageModelError
 from tvau_edge.runtime.heatmap import over_frame
 from tvau_edge.runtime.vision import Evidence
 
@@ -64,6 +68,52 @@ def evaluate(
         return summarize(measure(stages, clips, ablations=ablations, advance=advance))
 
 
+def evaluate_all(
+    bundles: Sequence[Bundle],
+    clips: Sequence[LabelledClip],
+    *,
+    precisions: Sequence[str] = ("auto",),
+    backend: str = "auto",
+    language: str | None = None,
+    dialogue: bool = True,
+    ablations: bool = False,
+    threads: int | None = None,
+    pictures: Path | None = None,
+    progress: Callable[[str], AbstractContextManager[Advance]] | None = None,
+) -> list[Figures]:
+    """Measure several bundles, each at several precisions, on the same clips.
+
+    Args:
+        bundles: verified.
+        clips: as `read_dataset` gives them.
+        precisions: of the vision graph; each is one row.
+        backend: as for `evaluate`.
+        language: as for `evaluate`.
+        dialogue: as for `evaluate`.
+        ablations: as for `evaluate`.
+        threads: as for `evaluate`.
+        pictures: folder for pictures of hits and misses, with a folder in it for each row if there are several.
+        progress: makes what is told of progress, given the name of a row.
+
+    Returns:
+        Figures of each bundle at each precision, in this order.
+
+    Raises:
+        TvauError: as `evaluate`.
+    """
+    figures = []
+    rows = [(bundle, precision) for bundle in bundles for precision in precisions]
+    for number, (bundle, precision) in enumerate(rows):
+        with Stages(bundle, backend, precision, language, dialogue=dialogue, threads=threads) as stages:
+            name = f"{bundle.path} {stages.vision.file.precision}"
+            with progress(name) if progress else nullcontext() as advance:
+                measured = measure(stages, clips, ablations=ablations, advance=advance)
+        figures.append(summarize(measured))
+        if pictures:
+            write_pictures(measured.records, pictures / str(number) if len(rows) > 1 else pictures)
+    return figures
+
+
 def measure(
     stages: Stages,
     clips: Iterable[LabelledClip],
@@ -72,6 +122,11 @@ def measure(
     advance: Advance | None = None,
 ) -> Measured:
     """Run clips through the stages of a bundle and keep what was measured of each; errors as `evaluate`."""
+    if ablations and stages.dialogue is None:
+        raise LanguageModelError(
+            "the ablations leave parts out of the dialogue, which needs a language model: do without --ablations, or "
+            "with the dialogue"
+        )
     file = stages.vision.file
     measured = Measured(
         str(stages.bundle.path), stages.bundle.sha256, f"{file.backend} {file.precision}", stages.language
@@ -128,4 +183,9 @@ def _ask(stages: Stages, window: Sequence[Evidence], truth: Stretch, *, with_rae
     assert stages.dialogue is not None
     p_an = stages.rae.run(np.stack([item.h_c for item in window])) if with_rae else None
     result = stages.dialogue.run(np.stack([item.p_v for item in window]), p_an)
+    if result.p_yes is not None and np.isnan(result.p_yes):
+        raise LanguageModelError(
+            f"clip {window[0].camera}: the language model's logits are no numbers; P_V or P_An overflows, or the GGUF "
+            "is damaged: export the bundle again with --llm f16 or --llm f32"
+        )
     return Turn(truth, result.p_yes, result.answers)

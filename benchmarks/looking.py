@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from tvau_edge.benchmarks.clips import LabelledClip
 from tvau_edge.benchmarks.errors import DataError
-from tvau_edge.runtime.errors import SourceError
+from tvau_edge.runtime.errors import BackendError, SourceError
 from tvau_edge.runtime.manifest import Geometry
 from tvau_edge.runtime.regions import Region, find_regions
 from tvau_edge.runtime.sampler import Sampler
@@ -85,6 +85,7 @@ def look(clip: LabelledClip, vision: Vision, geometry: Geometry) -> Looked:
     Raises:
         DataError: it cannot be decoded, has another number of frames than its ground truth, or is shorter than
             one temporal patch.
+        BackendError: the heatmaps are no numbers.
         SourceError: its frames are smaller than the model's input.
     """
     sampler = Sampler(geometry)
@@ -109,6 +110,12 @@ def look(clip: LabelledClip, vision: Vision, geometry: Geometry) -> Looked:
     if not evidence:
         raise DataError(
             f"{clip.video}: lasts {pts[-1]:.2f} s, less than one temporal patch ({geometry.seconds_per_patch:g} s)"
+        )
+    broken = [item.index for item in evidence if not np.isfinite(item.heatmap).all()]
+    if broken:
+        raise BackendError(
+            f"{clip.video}: the heatmaps of {len(broken)} temporal patches are no numbers, the first of patch "
+            f"{broken[0]}; the graph overflows at precision {vision.file.precision}: use fp32"
         )
     patch_of_frame = np.clip(np.searchsorted(starts, pts, side="right") - 1, 0, len(evidence) - 1)
     return Looked(tuple(evidence), patch_of_frame, np.searchsorted(pts, newer))

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from tvau_edge.benchmarks.clips import component_boxes
+from tvau_edge.benchmarks.clips import LabelledClip, component_boxes
 from tvau_edge.benchmarks.looking import detect
 from tvau_edge.benchmarks.records import ClipRecord, Moment
 from tvau_edge.runtime.overlay import blend
@@ -43,33 +43,68 @@ def write_pictures(records: Sequence[ClipRecord], folder: Path, most: int = 12) 
     return written
 
 
+def write_contact_sheet(clips: Sequence[LabelledClip], path: Path, most: int = 30) -> None:
+    """Write a picture of clips, evenly over a data set: the middle of what is abnormal, framed in green.
+
+    Args:
+        clips: of the data set.
+        path: of the .png file.
+        most: clips in the picture.
+    """
+    tiles = []
+    for index in np.linspace(0, len(clips) - 1, min(most, len(clips))).round().astype(int):
+        clip = clips[index]
+        frames = np.flatnonzero(clip.labels)
+        frame = int(frames[len(frames) // 2]) if frames.size else len(clip) // 2
+        picture = Image.fromarray(_frame(clip, frame))
+        _frame_truth(picture, clip, frame)
+        tiles.append(_caption(picture, f"{clip.name}{_types(clip)}"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _sheet(tiles, columns=5).save(path)
+
+
 def _tile(moment: Moment) -> Image.Image:
-    image = _frame(moment)
-    height, width = image.shape[:2]
-    picture = Image.fromarray(blend(image, moment.heatmap))
+    picture = Image.fromarray(blend(_frame(moment.clip, moment.frame), moment.heatmap))
+    width, height = picture.size
     pen = ImageDraw.Draw(picture)
-    stroke = max(2, width // 320)
+    stroke = _stroke(picture)
     for region in detect(moment.heatmap):
         x1, y1, x2, y2 = region.box
         place = x1 * width - stroke, y1 * height - stroke, x2 * width - 1 + stroke, y2 * height - 1 + stroke
         pen.rectangle(place, outline=_DETECTED, width=stroke)
         font = ImageFont.load_default(width / 40)
         pen.text((place[0] + 2 * stroke, place[1] + stroke), f"{region.score:.2f}", fill=_DETECTED, font=font)
-    for box in component_boxes(moment.clip.abnormal(moment.frame)):
-        pen.rectangle(box, outline=_TRUTH, width=stroke)
-    tall = round(height * _WIDTH / width)
+    _frame_truth(picture, moment.clip, moment.frame)
+    return _caption(
+        picture, f"{moment.clip.name}{_types(moment.clip)}  frame {moment.frame}  score {moment.score:.2f}"
+    )
+
+
+def _stroke(picture: Image.Image) -> int:
+    return max(2, picture.width // 320)
+
+
+def _frame_truth(picture: Image.Image, clip: LabelledClip, frame: int) -> None:
+    pen = ImageDraw.Draw(picture)
+    for box in component_boxes(clip.abnormal(frame)):
+        pen.rectangle(box, outline=_TRUTH, width=_stroke(picture))
+
+
+def _types(clip: LabelledClip) -> str:
+    return f" ({', '.join(clip.anomalies)})" if clip.anomalies else ""
+
+
+def _caption(picture: Image.Image, text: str) -> Image.Image:
+    tall = round(picture.height * _WIDTH / picture.width)
     tile = Image.new("RGB", (_WIDTH, tall + _CAPTION), (24, 24, 28))
     tile.paste(picture.resize((_WIDTH, tall)), (0, _CAPTION))
-    types = f" ({', '.join(moment.clip.anomalies)})" if moment.clip.anomalies else ""
-    caption = f"{moment.clip.name}{types}  frame {moment.frame}  score {moment.score:.2f}"
-    ImageDraw.Draw(tile).text((4, 3), caption, fill=(230, 230, 230), font=ImageFont.load_default(12))
+    ImageDraw.Draw(tile).text((4, 3), text, fill=(230, 230, 230), font=ImageFont.load_default(12))
     return tile
 
 
-def _frame(moment: Moment) -> NDArray[np.uint8]:
-    clip = moment.clip
+def _frame(clip: LabelledClip, number: int) -> NDArray[np.uint8]:
     with Source(str(clip.video), clip.name, image_rate=clip.frames_per_second) as source:
-        return next(frame.image for frame in source if frame.index == moment.frame)
+        return next(frame.image for frame in source if frame.index == number)
 
 
 def _sheet(tiles: Sequence[Image.Image], columns: int = 3) -> Image.Image:

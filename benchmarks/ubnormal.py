@@ -83,11 +83,13 @@ def examine(root: Path, name: str, split: str) -> tuple[LabelledClip | None, lis
         return None, [Problem.of(video, error)]
     described = _description(video, facts, problems)
     folder = video.with_name(f"{name}_annotations")
-    abnormal = name.startswith("abnormal")
+    # UBnormal's names say which kind a clip is; of other names nothing follows.
+    abnormal = {"abnormal": True, "normal": False}.get(name.split("_")[0])
     tracks: tuple[Track, ...] = ()
     if not folder.is_dir():
-        if abnormal:
-            problems.append(Problem(folder, "is absent: an abnormal clip needs masks and tracks"))
+        if abnormal is not False:
+            kind = "an abnormal clip" if abnormal else "a clip whose name does not begin with normal_"
+            problems.append(Problem(folder, f"is absent: {kind} needs masks and tracks"))
     else:
         tracks = read_tracks(folder, name, abnormal, facts.frames, problems)
     labels = np.zeros(facts.frames, dtype=bool)

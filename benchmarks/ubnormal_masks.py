@@ -81,14 +81,14 @@ class UbnormalMasks:
 
 
 def read_tracks(
-    folder: Path, name: str, abnormal: bool, frames: int, problems: list[Problem]
+    folder: Path, name: str, abnormal: bool | None, frames: int, problems: list[Problem]
 ) -> tuple[Track, ...]:
     """Read a video's tracks, and say what is wrong with them.
 
     Args:
         folder: of its annotations.
         name: of the video.
-        abnormal: whether its name says that it has tracks.
+        abnormal: what its name says of it; None where it says nothing.
         frames: that it has.
         problems: added to.
     """
@@ -114,7 +114,7 @@ def read_tracks(
                 tracks.append(track)
     if abnormal and not tracks and not problems:
         problems.append(Problem(path, "names no track, though the clip's name says that it is abnormal"))
-    if tracks and not abnormal:
+    if tracks and abnormal is False:
         problems.append(Problem(path, "names tracks, though the clip's name says that it is normal"))
     return tuple(tracks)
 

@@ -6,7 +6,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from tvau_edge.benchmarks.cli import check, eval_verb
+from tvau_edge.benchmarks.cli import check, eval_verb, sheet
 from tvau_edge.benchmarks.errors import DataError
 from tvau_edge.benchmarks.figures import EvaluationFile
 from tvau_edge.runtime import cli
@@ -15,6 +15,7 @@ from tvau_edge.runtime.errors import BackendError, ConfigError, MissingExtraErro
 app = typer.Typer()
 app.command("eval")(eval_verb)
 app.command("check")(check)
+app.command("sheet")(sheet)
 
 
 def run(*arguments, width="200"):
@@ -73,10 +74,16 @@ def test_mistakes_are_named_before_the_work(squares, bright_bundle, tmp_path, ar
     assert re.search(says, str(done.exception))
 
 
+def test_a_contact_sheet(squares, tmp_path):
+    done = run("sheet", squares, "--out", tmp_path / "sheet.png")
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "sheet.png").stat().st_size > 1000
+
+
 def test_drawing_needs_an_extra_that_checking_does_not(monkeypatch):
     monkeypatch.setattr(cli, "installed", lambda extra: extra != "reference")
     data = typer.Typer()
     cli.add_verbs(data, "tvau.data", "tvau data")
     with pytest.raises(MissingExtraError, match=r"tvau data draw needs the extra 'reference'"):
         data(["draw", "--out", "x"], standalone_mode=False)
-    assert {command.name for command in data.registered_commands} == {"check", "draw"}
+    assert {command.name for command in data.registered_commands} == {"check", "draw", "sheet"}

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -6,7 +8,7 @@ from tvau_edge.benchmarks.errors import DataError
 from tvau_edge.benchmarks.evaluation import evaluate, measure
 from tvau_edge.benchmarks.figures import NO_AHD, NO_RAE, summarize
 from tvau_edge.benchmarks.stages import Stages
-from tvau_edge.runtime.errors import LanguageModelError
+from tvau_edge.runtime.errors import BackendError, LanguageModelError
 
 
 def test_a_model_that_sees_what_is_abnormal_gets_all(squares, bright_bundle):
@@ -88,6 +90,35 @@ def test_dialogues_of_a_real_language_model(squares, talking_bundle):
 def test_a_dialogue_needs_a_language_model(squares, bright_bundle):
     with pytest.raises(LanguageModelError, match="--no-dialogue"):
         evaluate(bright_bundle, read_dataset(squares))
+
+
+def test_ablations_need_the_dialogue(squares, bright_bundle):
+    with pytest.raises(LanguageModelError, match="do without --ablations"):
+        evaluate(bright_bundle, read_dataset(squares), dialogue=False, ablations=True)
+
+
+def test_heat_that_is_no_number_is_named(squares, bright_bundle):
+    with Stages(bright_bundle, dialogue=False) as stages:
+        run = stages.vision.run
+
+        def overflow(patches):
+            (item,) = run(patches)
+            return [replace(item, heatmap=item.heatmap * np.nan if item.index == 5 else item.heatmap)]
+
+        stages.vision.run = overflow
+        with pytest.raises(BackendError, match=r"scenario_1.mp4: .* 1 temporal patches .* first of patch 5"):
+            measure(stages, read_dataset(squares))
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
+def test_logits_that_are_no_numbers_are_named(squares, talking_bundle):
+    with Stages(talking_bundle, threads=1) as stages:
+        # llama.cpp gives NaN where every embedding of the clip is zero.
+        stages.rae.run = lambda h_c: np.zeros((24, 64), np.float32)
+        with pytest.raises(
+            LanguageModelError, match="scenario_1: the language model's logits are no numbers"
+        ):
+            measure(stages, read_dataset(squares))
 
 
 def test_a_video_that_is_not_its_ground_truth_is_named(squares, bright_bundle, write_squares, tmp_path):

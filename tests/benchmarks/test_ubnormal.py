@@ -175,6 +175,27 @@ def test_a_video_that_is_none(squares, contents, says):
         read_dataset(squares)
 
 
+def test_a_clip_of_any_name(squares, folder, tracks):
+    name = "abnormal_scene_1_scenario_1"
+    for path in (*folder.iterdir(), folder, folder.parent / f"{name}.mp4"):
+        path.rename(path.with_name(path.name.replace(name, "gate")))
+    (clip,) = (clip for clip in read_dataset(squares, "all") if clip.name == "gate")
+    assert clip.labels.sum() == 16
+    gone = folder.with_name("gate_annotations")
+    gone.rename(gone.with_name("elsewhere"))
+    with pytest.raises(
+        DataError, match="gate_annotations: is absent: a clip whose name does not begin with normal_"
+    ):
+        read_dataset(squares, "all")
+
+
+def test_a_normal_clip_has_no_tracks(squares):
+    folder = squares / "Scene1" / "normal_scene_1_scenario_2_annotations"
+    (folder / "normal_scene_1_scenario_2_tracks.txt").write_text("1,2,3\n")
+    with pytest.raises(DataError, match="names tracks, though the clip's name says that it is normal"):
+        read_dataset(squares)
+
+
 def test_splits(squares):
     with pytest.raises(
         DataError, match=r"has no list of the train split .*_training_video_names.txt.*--split all"

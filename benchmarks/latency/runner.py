@@ -199,7 +199,7 @@ def _measure(
                 state.missing[number] = found
             else:
                 state.rounds[number].append(found)
-        state.save()
+            state.save()
 
 
 def run_worker(job: Job, folder: Path, limit: float = _LIMIT) -> Round | str:

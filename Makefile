@@ -5,7 +5,7 @@ WHEELS ?= .wheels
 LLAMA := $(shell sed -n 's/^llama-cpp-python==//p' constraints.txt)
 ROOMS := devices runtime benchmarks quantize export reference
 
-.PHONY: demo test lint tree clean system homeassistant
+.PHONY: bench demo test lint tree clean system homeassistant
 .DEFAULT_GOAL := demo
 
 ## demo: export the reference checkpoint, watch a drawn clip, receive the verdicts over MQTT
@@ -15,6 +15,13 @@ demo: .venv/.installed
 ## test: the whole suite (slow and hardware tests are marked and left out)
 test: .venv/.installed system
 	$(BIN)/pytest -m "not slow and not hardware"
+
+## bench: measure the reference bundle, its peers and this machine's limits; the page is build/bench/bench.html
+bench: .venv/.installed system
+	@[ -f demo/bundle/manifest.json ] || $(MAKE) demo
+	@mkdir -p build/bench
+	$(BIN)/tvau bench demo/bundle --checkpoint reference/checkpoint --out build/bench/run.json
+	$(BIN)/tvau bench report build/bench/run.json --out build/bench/bench.html --markdown build/bench/bench.md
 
 ## lint: ruff, mypy, and the arrows between the rooms
 lint: .venv/.installed tree

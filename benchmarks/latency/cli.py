@@ -1,6 +1,7 @@
 """The verb `tvau bench`, and its own: `compare` and `report`."""
 
 import json
+from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any, Protocol
@@ -56,6 +57,10 @@ def bench(
     out: Annotated[Path, typer.Option("--out", "--json", help="Write the run here.")] = Path("bench.json"),
     source: Annotated[Path | None, typer.Option(help="A video to take frames from; drawn without.")] = None,
     suite: Annotated[str, typer.Option(help="quick or full.")] = "quick",
+    rounds: Annotated[
+        int | None,
+        typer.Option(help="Fresh processes per row; the suite's without. Below 3, no intervals.", min=1),
+    ] = None,
     checkpoint: Annotated[
         Path | None,
         typer.Option(help="That the bundle was made from: torch is then measured too, where installed."),
@@ -77,6 +82,8 @@ def bench(
 ) -> None:
     """Measure a bundle on this machine, each stage alone and all together, beside peers and the machine's limits."""
     length = choose_suite(suite)
+    if rounds is not None:
+        length = replace(length, rounds=rounds)
     check_place("--out", out)
     if (bundle is None) == (synthetic is None):
         raise BenchError("give either the folder of a bundle, or --synthetic 7b or 3b")

@@ -20,7 +20,7 @@ from tvau_edge.benchmarks.latency.footage import describe, draw_footage
 from tvau_edge.benchmarks.latency.job import Case, Job
 from tvau_edge.benchmarks.latency.memory import idle_processes
 from tvau_edge.benchmarks.latency.record import BundleFacts, Cameras, Round, Row, Run, Work, write_run
-from tvau_edge.benchmarks.latency.suite import Suite, cases
+from tvau_edge.benchmarks.latency.suite import Suite, cases, choose_stages
 from tvau_edge.runtime.bundle import Bundle
 from tvau_edge.runtime.errors import TvauError
 
@@ -63,7 +63,8 @@ def run_suite(
         What was measured; `interrupted` if Ctrl-C or SIGTERM came before the end.
 
     Raises:
-        SourceError, BackendError: nothing can be measured at all.
+        BenchError: there is no such stage.
+        BackendError: nothing of the bundle runs here.
     """
     with TemporaryDirectory(prefix="tvau-bench-") as name:
         folder = Path(name)
@@ -71,8 +72,7 @@ def run_suite(
         if source is None:
             geometry = bundle.manifest.geometry
             draw_footage(video, max(640, geometry.width // 2 * 2), max(360, geometry.height // 2 * 2))
-        chosen = cases(bundle, suite, checkpoint=checkpoint, backend=backend)
-        chosen = [case for case in chosen if not only or case.stage in only]
+        chosen = choose_stages(cases(bundle, suite, checkpoint=checkpoint, backend=backend), only)
         state = _State(bundle, suite, chosen, synthetic, describe(video, source is None), out)
         before = signal.signal(signal.SIGTERM, _interrupt)
         try:

@@ -176,6 +176,11 @@ def test_a_bundle_for_another_device_is_refused(bright_bundle):
         check_backend(other, "auto")
 
 
+def test_an_unknown_stage_is_refused(bright_bundle):
+    with pytest.raises(BenchError, match="--only visoin: there is no such stage; known: vision, "):
+        run_suite(bright_bundle, SHORT, None, only=["visoin"])
+
+
 def test_an_unknown_suite_is_refused():
     with pytest.raises(BenchError, match="--suite huge: there is no such suite; known: quick, full"):
         choose_suite("huge")

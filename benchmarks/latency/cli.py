@@ -16,8 +16,8 @@ from tvau_edge.benchmarks.latency.compare import Comparison, as_json, check, com
 from tvau_edge.benchmarks.latency.errors import BenchError
 from tvau_edge.benchmarks.latency.record import Run, read_run
 from tvau_edge.benchmarks.latency.report import render
-from tvau_edge.benchmarks.latency.runner import run_suite
-from tvau_edge.benchmarks.latency.suite import check_backend, choose_suite
+from tvau_edge.benchmarks.latency.runner import check_backend, run_suite
+from tvau_edge.benchmarks.latency.suite import choose_suite
 from tvau_edge.benchmarks.latency.table import figure, lines, markdown, short
 from tvau_edge.runtime.bundle import Bundle
 from tvau_edge.runtime.cli import missing_extra

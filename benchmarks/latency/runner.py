@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from tvau_edge.benchmarks.latency.cameras import most_cameras
 from tvau_edge.benchmarks.latency.counts import count_gguf, count_onnx
+from tvau_edge.benchmarks.latency.errors import BenchError
 from tvau_edge.benchmarks.latency.fingerprint import fingerprint
 from tvau_edge.benchmarks.latency.footage import describe, draw_footage
 from tvau_edge.benchmarks.latency.job import Case, Job
@@ -230,3 +231,17 @@ def run_worker(job: Job, folder: Path, limit: float = _LIMIT) -> Round | str:
 def _last_line(errors: bytes) -> str:
     lines = [line.strip() for line in errors.decode(errors="replace").splitlines() if line.strip()]
     return lines[-1][:300] if lines else "it said nothing"
+
+
+def check_backend(bundle: Bundle, backend: str) -> None:
+    """Make sure, in a fresh process, that the runtime's own choice can be loaded on this machine.
+
+    Raises:
+        BenchError: it cannot; says why, as for a bundle that was made for another device.
+    """
+    case = Case(measure="load", stage="load", variant=backend, backend=backend, once=True)
+    job = Job(case=case, bundle=bundle.path.absolute(), source=bundle.path, queries=1, seconds=0, warm_up=0)
+    with TemporaryDirectory(prefix="tvau-bench-") as name:
+        found = run_worker(job, Path(name))
+    if isinstance(found, str):
+        raise BenchError(f"{bundle.path}: the runtime cannot load it on this machine: {found}")

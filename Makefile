@@ -5,7 +5,7 @@ WHEELS ?= .wheels
 LLAMA := $(shell sed -n 's/^llama-cpp-python==//p' constraints.txt)
 ROOMS := devices runtime benchmarks quantize export reference
 
-.PHONY: demo test lint tree clean system homeassistant faults
+.PHONY: bench demo faults homeassistant lint system test tree clean
 .DEFAULT_GOAL := demo
 
 ## demo: export the reference checkpoint, watch a drawn clip, receive the verdicts over MQTT
@@ -19,6 +19,13 @@ test: .venv/.installed system
 ## faults: 1000 faults between outbox and subscriber, counted; a table at the end (half an hour; SEED=… repeats one)
 faults: .venv/.installed system
 	$(BIN)/python tests/faults/run.py --faults 1000 $(if $(SEED),--seed $(SEED))
+
+## bench: measure the reference bundle, its peers and this machine's limits; the page is build/bench/bench.html
+bench: .venv/.installed system
+	@[ -f demo/bundle/manifest.json ] || $(MAKE) demo
+	@mkdir -p build/bench
+	$(BIN)/tvau bench demo/bundle --checkpoint reference/checkpoint --out build/bench/run.json
+	$(BIN)/tvau bench report build/bench/run.json --out build/bench/bench.html --markdown build/bench/bench.md
 
 ## lint: ruff, mypy, and the arrows between the rooms
 lint: .venv/.installed tree

@@ -16,7 +16,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "metrics": ("prometheus_client",),
     "export": ("torch", "transformers", "onnx", "onnxscript", "gguf"),
     "quantize": ("onnx", "nncf"),
-    "bench": ("sklearn", "matplotlib", "sacrebleu", "PIL"),
+    "bench": ("sklearn", "matplotlib", "sacrebleu", "PIL", "jinja2", "onnx", "gguf"),
     "reference": ("cv2", "peft", "torch"),
 }
 

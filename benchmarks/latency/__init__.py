@@ -1,0 +1,1 @@
+"""How fast, how large, how hungry: `tvau bench`, measured in fresh processes, compared, and set beside the limits."""

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from tvau_edge.quantize.importance import Importance, matrix_of
 from tvau_edge.runtime.errors import LanguageModelError
 from tvau_edge.runtime.extras import load
 from tvau_edge.runtime.llama import listening, quoted
@@ -34,8 +35,9 @@ def quantize_gguf(
     kind: str,
     threads: int = 0,
     advance: Callable[[int, int], None] | None = None,
+    importance: Importance | None = None,
 ) -> list[str]:
-    """Write `source` (f32, f16 or bf16) at another GGUF type.
+    """Write `source` (f32, f16, bf16 or q8_0) at another GGUF type.
 
     k-quants work on rows in multiples of 256; llama.cpp stores a matrix whose rows are not in a larger type. That
     works, but the file is larger than its type promises, so a warning names such matrices.
@@ -46,6 +48,8 @@ def quantize_gguf(
         kind: a key of `TYPES`.
         threads: 0 for all cores.
         advance: told of progress as (tensors begun, tensors in all).
+        importance: mean square of what flows into each column of each weight, by the weight's name: rounding spares
+            the columns that matter. f16 and q8_0 have no use for it.
 
     Returns:
         Names of the matrices whose rows do not fit the type.
@@ -60,6 +64,11 @@ def quantize_gguf(
     settings = api.llama_model_quantize_default_params()
     settings.ftype = getattr(api, TYPES[kind])
     settings.nthread = threads
+    # q8_0 is so near to f16 that what is made of it is as good; the caller decides what it gives.
+    settings.allow_requantize = True
+    entries, kept = matrix_of(api, importance) if importance else (None, [])
+    if entries is not None:
+        settings.imatrix = entries
     unfit: list[str] = []
 
     def hear(message: str) -> None:
@@ -73,6 +82,7 @@ def quantize_gguf(
     try:
         with listening(api, hear) as errors:
             status = api.llama_model_quantize(os.fsencode(source), os.fsencode(partial), settings)
+            del kept
         if status != 0:
             raise LanguageModelError(
                 f"llama.cpp cannot quantize {source} to {kind} (status {status}){quoted(errors)}"

@@ -15,7 +15,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "broker": ("amqtt",),
     "metrics": ("prometheus_client",),
     "export": ("torch", "transformers", "onnx", "onnxscript", "gguf"),
-    "quantize": ("onnx", "nncf"),
+    "quantize": ("onnx", "nncf", "jinja2"),
     "bench": ("sklearn", "matplotlib", "sacrebleu", "PIL", "jinja2", "onnx", "gguf"),
     "reference": ("cv2", "peft", "torch"),
 }

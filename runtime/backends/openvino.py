@@ -1,6 +1,7 @@
 """OpenVINO on the CPU (extra: openvino)."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,9 +9,14 @@ from numpy.typing import NDArray
 from tvau_edge.runtime.errors import BackendError
 from tvau_edge.runtime.extras import load
 
+# Where an IR says in what its floating point may be computed: bf16, or f32, which is meant when it says nothing.
+ARITHMETIC = ("tvau", "arithmetic")
+
 
 class OpenVinoGraph:
-    """An OpenVINO IR, or an ONNX model, compiled for the CPU in fp32 arithmetic.
+    """An OpenVINO IR, or an ONNX model, compiled for the CPU.
+
+    Floating point is computed in fp32, or in bf16 where the IR allows it and the CPU has it.
 
     Args:
         path: of the .xml file, its .bin beside it.
@@ -32,7 +38,10 @@ class OpenVinoGraph:
         self._path = path
         try:
             core = openvino.Core()
-            compiled = core.compile_model(core.read_model(path), "CPU", settings)
+            model = core.read_model(path)
+            if _allows_bf16(model) and "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+                settings["INFERENCE_PRECISION_HINT"] = "bf16"
+            compiled = core.compile_model(model, "CPU", settings)
             self._request = compiled.create_infer_request()
         except RuntimeError as error:
             raise BackendError(f"OpenVINO cannot load {path}: {_first_line(error)}") from error
@@ -65,6 +74,11 @@ class OpenVinoGraph:
     def close(self) -> None:
         """Let go of the compiled model."""
         del self._request
+
+
+def _allows_bf16(model: Any) -> bool:
+    path = list(ARITHMETIC)
+    return bool(model.has_rt_info(path)) and model.get_rt_info(path).astype(str) == "bf16"
 
 
 def _first_line(error: Exception) -> str:

@@ -5,7 +5,7 @@ WHEELS ?= .wheels
 LLAMA := $(shell sed -n 's/^llama-cpp-python==//p' constraints.txt)
 ROOMS := devices runtime benchmarks quantize export reference
 
-.PHONY: bench demo faults homeassistant lint system test tree clean
+.PHONY: bench demo faults homeassistant lint node system test tree clean
 .DEFAULT_GOAL := demo
 
 ## demo: export the reference checkpoint, watch a drawn clip, receive the verdicts over MQTT
@@ -33,6 +33,10 @@ lint: .venv/.installed tree
 	$(BIN)/ruff format --check .
 	MYPYPATH=build/tree $(BIN)/mypy --namespace-packages --explicit-package-bases
 	PYTHONPATH=build/tree $(BIN)/lint-imports
+
+# The MQTT client of the page's subscriber in Node.js, for its test.
+node:
+	npm install --prefix .node --no-package-lock --no-fund --no-audit --silent mqtt@5.16.0
 
 # Home Assistant's own schemas, to hold our discovery to: the newest that runs on Python 3.11, in a place of its own.
 homeassistant:

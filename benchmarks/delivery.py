@@ -4,7 +4,7 @@
 
 Both send messages of about 1 kB at QoS 1 to one mosquitto on the loopback interface and count until the last one is
 acknowledged, in turns, `rounds` times. The outbox's are durable before they leave: `put` is called by several
-threads, as cameras do, and timed.
+threads, as cameras do, and timed. Beside it stands what the disk takes to sync 4 kB, below which no `put` can be.
 """
 
 import argparse
@@ -49,6 +49,11 @@ class Delivery:
         put_p50: of all rounds.
         put_p99: of all rounds.
         put_max: of all rounds.
+        sync_p50: milliseconds of one write and sync of 4 kB on the same disk, before each round.
+        sync_p99: the same.
+        cpu_paho: microseconds of this process per message, of paho alone.
+        cpu_outbox: the same through the outbox.
+        load: 1-minute load average per core at the end; above 1, others were at work and the times are theirs too.
     """
 
     messages: int
@@ -60,6 +65,11 @@ class Delivery:
     put_p50: float
     put_p99: float
     put_max: float
+    sync_p50: float
+    sync_p99: float
+    cpu_paho: float
+    cpu_outbox: float
+    load: float
 
 
 @contextmanager
@@ -182,6 +192,18 @@ def through_the_outbox(
     return messages // threads * threads / seconds, [value for mine in times for value in mine]
 
 
+def sync_times(folder: Path, count: int = 200) -> list[float]:
+    """Seconds of each of `count` writes and syncs of 4 kB."""
+    times = []
+    with (folder / "sync").open("wb", buffering=0) as file:
+        for number in range(count):
+            before = time.perf_counter()
+            os.pwrite(file.fileno(), b"x" * 4096, number % 50 * 4096)
+            os.fdatasync(file.fileno())
+            times.append(time.perf_counter() - before)
+    return times
+
+
 def measure(messages: int = 20_000, threads: int = 16, rounds: int = 3) -> Delivery:
     """Measure both, in turns.
 
@@ -189,14 +211,21 @@ def measure(messages: int = 20_000, threads: int = 16, rounds: int = 3) -> Deliv
         BrokerError: mosquitto is missing or does not acknowledge.
     """
     payload = sample_verdict().to_json()
-    paho, outbox, puts = [], [], []
+    paho, outbox, puts, syncs = [], [], [], []
+    cpu = [0.0, 0.0]
     with tempfile.TemporaryDirectory() as name, local_mosquitto(Path(name)) as port:
         for _ in range(rounds):
+            syncs += sync_times(Path(name))
+            before = time.process_time()
             paho.append(paho_alone(port, payload, messages))
+            between = time.process_time()
             rate, times = through_the_outbox(port, Path(name), payload, messages, threads)
+            cpu[0] += between - before
+            cpu[1] += time.process_time() - between
             outbox.append(rate)
             puts += times
     puts.sort()
+    syncs.sort()
     return Delivery(
         messages=messages,
         bytes=len(payload),
@@ -207,6 +236,11 @@ def measure(messages: int = 20_000, threads: int = 16, rounds: int = 3) -> Deliv
         put_p50=round(puts[len(puts) // 2] * 1e3, 3),
         put_p99=round(puts[int(len(puts) * 0.99)] * 1e3, 3),
         put_max=round(puts[-1] * 1e3, 3),
+        sync_p50=round(syncs[len(syncs) // 2] * 1e3, 3),
+        sync_p99=round(syncs[int(len(syncs) * 0.99)] * 1e3, 3),
+        cpu_paho=round(cpu[0] / rounds / messages * 1e6, 1),
+        cpu_outbox=round(cpu[1] / rounds / messages * 1e6, 1),
+        load=round(os.getloadavg()[0] / (os.cpu_count() or 1), 1),
     )
 
 

@@ -33,7 +33,7 @@ class TlsConfig(BaseModel):
 class BrokerConfig(BaseModel):
     """The MQTT broker."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     host: Annotated[str, Field(min_length=1, description="name or address")] = "localhost"
     port: Annotated[int | None, Field(ge=1, le=65535, description="none: 1883, or 8883 with TLS")] = None
@@ -66,7 +66,7 @@ class BrokerConfig(BaseModel):
     ] = None
     keepalive: Annotated[PositiveInt, Field(le=65535, description="seconds between signs of life")] = 30
     connect_seconds: Annotated[
-        PositiveFloat, Field(description="how long to wait for the broker at start")
+        PositiveFloat, Field(le=3600, description="how long to wait for the broker at start")
     ] = 10.0
     wait: Annotated[
         bool, Field(description="start without the broker and store verdicts until it comes; false: give up")
@@ -80,6 +80,10 @@ class BrokerConfig(BaseModel):
             raise ValueError("a password needs a username")
         if self.topic and any(character in self.topic for character in "+#\0"):
             raise ValueError(f"topic {self.topic!r} holds '+' or '#', which only subscriptions may")
+        if self.topic and (self.topic.startswith("$") or not self.topic.isprintable()):
+            raise ValueError(
+                f"topic {self.topic!r} begins with '$', which is the broker's own, or holds control characters"
+            )
         return self
 
     def beside(self, folder: Path) -> "BrokerConfig":

@@ -29,12 +29,12 @@ _DIAGNOSTICS: dict[str, tuple[str, str, Component]] = {
     "dropped": ("Verdicts dropped", "{{ value_json.delivery.dropped }}", {"state_class": "total_increasing"}),
     "memory": (
         "Memory",
-        "{{ value_json.memory_bytes }}",
+        "{{ value_json.memory_bytes | default(none) }}",
         {"state_class": "measurement", "device_class": "data_size", "unit_of_measurement": "B"},
     ),
     "temperature": (
         "Temperature",
-        "{{ value_json.temperature_celsius }}",
+        "{{ value_json.temperature_celsius | default(none) }}",
         {"state_class": "measurement", "device_class": "temperature", "unit_of_measurement": "°C"},
     ),
 }

@@ -19,7 +19,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tvau_edge.runtime.errors import OutboxError
-from tvau_edge.runtime.outbox_file import INSERT, SELECT, DiskRefusesError, begin_anew, open_file
+from tvau_edge.runtime.outbox_file import (
+    INSERT,
+    SELECT,
+    DiskRefusesError,
+    begin_anew,
+    delete_on_full_disk,
+    keep_reserve,
+    open_file,
+)
 
 log = logging.getLogger(__name__)
 
@@ -97,13 +105,13 @@ class Outbox:
         self._aged = -_AGE_SECONDS  # when we last looked for what is too old
         self.dropped = 0
         self.generation = 0  # rises when older messages than those read last have turned up
+        self._woken, self._closed = threading.Event(), threading.Event()
         self._database: sqlite3.Connection | None = None
         self._last = 0
         self._open()
         if self._database is None:
             self._last = time.time_ns() // 1000  # above all numbers of a file that we can open only later
         self._own = self._last + 1  # the first message of this process
-        self._woken, self._closed = threading.Event(), threading.Event()
         self._tidier = threading.Thread(target=self._tidy, name="outbox", daemon=True)
         self._tidier.start()
 
@@ -130,6 +138,7 @@ class Outbox:
             self._fresh, self._fresh_from = {}, self._last + 1
             self.generation += 1
         self._database = database
+        keep_reserve(self._path)
 
     def put(self, topic: str, phase: str, payload: bytes) -> None:
         """Store a message; returns when it is durable, or kept in memory because the disk cannot be written.
@@ -271,6 +280,10 @@ class Outbox:
                 gone = self._write(self._database, [*memory, *entries], delivered, size)
         except sqlite3.Error as error:
             self._mend(error)
+            if delivered and self._database is not None:
+                gone_for_good = delete_on_full_disk(self._database, self._path, delivered)
+                with self._guard:
+                    self._delivered.difference_update(gone_for_good)
         with self._guard:
             for entry in entries:
                 self._alive[entry.number] = len(entry.payload)
@@ -358,6 +371,7 @@ class Outbox:
         if not self._failing:
             log.error("outbox %s cannot be written (%s): messages wait in memory", self._path, reason)
         self._failing = True
+        self._woken.set()  # it is tried again soon
 
     def _follow_clock(self) -> None:
         """Move the stamps of this run's messages along with a clock that was set, so that their ages stay true."""

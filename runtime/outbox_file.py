@@ -25,6 +25,8 @@ CREATE TABLE IF NOT EXISTS outbox (
 _INDEX = "CREATE INDEX IF NOT EXISTS updates ON outbox (stored) WHERE phase = 'update'"
 _COLUMNS = ["id", "topic", "phase", "stored", "payload"]
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+_LOG_PAGES = 500  # of 4 kB, after which the write-ahead log is moved into the file
+RESERVE = 4 << 20  # bytes: more than the log can hold when the disk fills up
 INSERT = "INSERT INTO outbox (id, topic, phase, stored, payload) VALUES (?, ?, ?, ?, ?)"
 SELECT = "SELECT id, topic, phase, stored, payload FROM outbox"
 
@@ -129,6 +131,41 @@ def disk_refuses(error: sqlite3.Error, path: Path) -> bool:
     return False
 
 
+def keep_reserve(path: Path) -> None:
+    """Keep some room beside the outbox, if there is any: on a full disk SQLite cannot even delete without it."""
+    reserve = path.with_name(f"{path.name}-reserve")
+    try:
+        with reserve.open("ab") as file:
+            if file.tell() < RESERVE:
+                os.posix_fallocate(file.fileno(), 0, RESERVE)
+    except OSError:
+        with contextlib.suppress(OSError):
+            reserve.unlink(missing_ok=True)
+
+
+def delete_on_full_disk(database: sqlite3.Connection, path: Path, numbers: list[int]) -> list[int]:
+    """Delete messages although the disk has no room, by means of the reserve, and shorten the log.
+
+    Returns:
+        Those of `numbers` that are deleted now.
+    """
+    done: list[int] = []
+    with contextlib.suppress(OSError):
+        path.with_name(f"{path.name}-reserve").unlink(missing_ok=True)
+    try:
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        for start in range(0, len(numbers), 100):
+            part = numbers[start : start + 100]
+            with database:
+                database.executemany("DELETE FROM outbox WHERE id = ?", [(number,) for number in part])
+            done += part
+            database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    except sqlite3.Error as error:
+        log.debug("outbox %s: no room even to delete: %s", path, error)
+    keep_reserve(path)
+    return done
+
+
 def _connect(path: Path) -> sqlite3.Connection:
     database = sqlite3.connect(path, check_same_thread=False, timeout=1)
     try:
@@ -136,6 +173,7 @@ def _connect(path: Path) -> sqlite3.Connection:
         database.execute("PRAGMA locking_mode = EXCLUSIVE")
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = FULL")
+        database.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
         database.execute(_TABLE)
         _check(database, path)
         database.execute(_INDEX)

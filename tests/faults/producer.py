@@ -17,7 +17,7 @@ from tvau_edge.runtime.outbox import Outbox
 from tvau_edge.runtime.publisher import Publisher
 from tvau_edge.runtime.verdict import Model, Prompts, Verdict, at, uuid7
 
-PAUSE = 0.01  # seconds between two verdicts of a camera
+PAUSE = 0.02  # seconds between two verdicts of a camera
 
 steady = time.time
 shift = 0.0

@@ -19,7 +19,7 @@ from proxy import FaultProxy
 PRODUCER = Path(__file__).with_name("producer.py")
 PATIENCE = 60.0
 QUIET = 0.3  # seconds without a message
-DISK = 16 << 20  # bytes of the tmpfs
+DISK = 32 << 20  # bytes of the tmpfs
 
 
 class World:

@@ -99,7 +99,7 @@ def test_a_password_needs_a_username():
         BrokerConfig(password_env="A")
 
 
-@pytest.mark.parametrize("topic", ["a/+/b", "a/#", "a\0b"])
+@pytest.mark.parametrize("topic", ["a/+/b", "a/#", "a\0b", "$SYS/x", "a\nb"])
 def test_a_topic_holds_no_wildcards(topic):
     with pytest.raises(ValidationError, match="topic"):
         BrokerConfig(topic=topic)
@@ -189,3 +189,21 @@ def test_files_of_the_broker_are_relative_to_the_configuration(tmp_path):
     assert broker.tls.ca == tmp_path / "ca.pem"
     assert str(broker.tls.certificate) == "/etc/me.pem"
     assert broker.tls.key == tmp_path / "me.key"
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("connect_seconds", float("inf")),
+        ("connect_seconds", 0),
+        ("in_flight", 0),
+        ("in_flight", 65536),
+        ("max_packet_bytes", 0),
+        ("message_expiry_seconds", 2**32),
+        ("websocket_path", "mqtt"),
+        ("keepalive", 65536),
+    ],
+)
+def test_values_out_of_range_are_refused(key, value):
+    with pytest.raises(ValidationError, match=key):
+        BrokerConfig.model_validate({key: value})

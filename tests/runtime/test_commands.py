@@ -11,6 +11,7 @@ from pydantic import Field
 
 from tvau_edge.runtime import commands as module
 from tvau_edge.runtime.commands import Commands, Nothing, Payload
+from tvau_edge.runtime.device_commands import register
 from tvau_edge.runtime.errors import ConfigError, SourceError
 
 
@@ -190,3 +191,67 @@ def test_whatever_comes_is_answered_and_nothing_is_raised(name, payload):
     answers = Answers()
     commands.receive(name, payload, answers)
     assert all(answer["error"] for answer in answers.given)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4),
+    max_leaves=8,
+)
+payloads = st.binary(max_size=300) | st.one_of(
+    json_values, st.fixed_dictionaries({}, optional=dict.fromkeys(("open", "close", "camera"), json_values))
+).map(lambda value: json.dumps(value).encode())
+
+
+class Device:
+    """A pipeline's and a publisher's double, which holds what it is told to its promises."""
+
+    root = "tvau/box"
+
+    def set_thresholds(self, thresholds, camera=None):
+        assert 0 < thresholds.close <= thresholds.open < 1
+
+    def restart_camera(self, camera):
+        assert isinstance(camera, str)
+
+    def snapshot(self, camera):
+        return b""
+
+    def publish_heatmap(self, camera, jpeg):
+        pass
+
+
+REAL = ("threshold", "restart-camera", "snapshot")
+
+
+@pytest.fixture(scope="module")
+def real_commands() -> Commands:
+    """The commands of a device, not started."""
+    commands = Commands(REAL, per_minute=10**9)
+    register(commands, Device(), Device())
+    return commands
+
+
+def obey(commands: Commands, name: str, payload: bytes) -> None:
+    answers = Answers()
+    commands.receive(name, payload, answers)
+    for command in commands._commands.values():  # we serve here, on this thread
+        command.waiting.put_nowait(None)
+        commands._serve(command)
+    assert len(answers.given) == 1
+    assert answers.given[0]["ok"] or "log" not in answers.given[0]["error"]
+
+
+@settings(max_examples=300, deadline=None)
+@given(name=st.sampled_from([*REAL, "x"]), payload=payloads)
+def test_payloads_of_all_kinds_bring_no_traceback(real_commands, name, payload):
+    """Each is obeyed or answered with an error, and nothing breaks."""
+    obey(real_commands, name, payload)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@settings(max_examples=10_000, deadline=None)
+@given(name=st.sampled_from([*REAL, "x"]), payload=payloads)
+def test_ten_thousand_payloads_bring_no_traceback(real_commands, name, payload):
+    obey(real_commands, name, payload)

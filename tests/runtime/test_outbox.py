@@ -1,6 +1,8 @@
 """The outbox: what it returned for is still there, in order, whatever happens to process and disk."""
 
+import contextlib
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -274,6 +276,117 @@ def test_a_full_disk_does_not_change_the_count_of_bytes(path):
     for number in range(10):
         box.put("t", "start", b"%d" % number * 10)
     assert len(box) == 10
+    box.close()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 6 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", folder]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("a file system can be mounted by root alone")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_a_disk_that_the_outbox_filled_itself_recovers_when_it_is_delivered(small_disk, eventually):
+    """Without a reserve SQLite could not even delete: its log has no room to say so."""
+    box = Outbox(small_disk / "outbox.db")
+    count = 0
+    while box.durable:
+        box.put("t", "start", b"%d" % count + b"x" * 2000)
+        count += 1
+    entries = []
+    while found := box.after(entries[-1].number if entries else FIRST, 500):
+        entries += found
+    assert len(entries) == count
+    box.delivered(*(entry.number for entry in entries))
+    box.put("t", "end", b"last")
+    eventually(lambda: box.durable, "room on the disk")
+    box.close()
+    box = Outbox(small_disk / "outbox.db")
+    assert payloads(box) == [b"last"]
+    box.close()
+
+
+def test_a_disk_that_others_filled_recovers_when_they_give_room(small_disk, eventually):
+    box = Outbox(small_disk / "outbox.db")
+    box.put("t", "start", b"before")
+    ballast = small_disk / "ballast"
+    with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
+        while True:
+            file.write(b"0" * 4096)
+    while box.durable:
+        box.put("t", "start", b"x" * 2000)
+    waiting = payloads(box)
+    ballast.unlink()
+    eventually(lambda: box.durable, "room on the disk")
+    assert payloads(box) == waiting
+    box.close()
+
+
+def test_on_a_full_disk_it_begins_in_memory_and_moves_over(small_disk, eventually):
+    ballast = small_disk / "ballast"
+    with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
+        while True:
+            file.write(b"0" * 4096)
+    box = Outbox(small_disk / "outbox.db")
+    box.put("t", "start", b"a")
+    assert not box.durable
+    assert payloads(box) == [b"a"]
+    ballast.unlink()
+    eventually(lambda: box.durable, "room on the disk")
+    assert payloads(box) == [b"a"]
+    box.close()
+
+
+def test_a_read_only_disk_does_not_stop_us(small_disk, eventually):
+    Outbox(small_disk / "outbox.db").close()
+    remount = ["mount", "-o", "remount,ro", small_disk]
+    if subprocess.run(remount, capture_output=True, check=False).returncode:
+        pytest.skip("a file system cannot be mounted anew")
+    box = Outbox(small_disk / "outbox.db")
+    box.put("t", "start", b"a")
+    assert not box.durable
+    assert payloads(box) == [b"a"]
+    subprocess.run(["mount", "-o", "remount,rw", small_disk], check=True)
+    eventually(lambda: box.durable, "a disk that can be written")
+    box.close()
+
+
+def test_a_file_that_is_damaged_while_it_is_used_is_begun_anew(path, caplog):
+    box = Outbox(path)
+    for number in range(100):
+        box.put("t", "start", b"%d" % number * 100)
+    before = payloads(box)
+    with box._disk:
+        box._mend(sqlite3.DatabaseError("database disk image is malformed"))
+    box.put("t", "end", b"after")
+    assert payloads(box) == [*before, b"after"]
+    assert box.durable
+    box.close()
+    assert "is damaged" in caplog.text
+    box = Outbox(path)
+    assert payloads(box) == [*before, b"after"]
+    box.close()
+
+
+def test_a_clock_that_is_set_does_not_age_what_waits(path, monkeypatch):
+    """As on a box without a battery, which takes it for 1970 until the time comes from the network."""
+    now = [1000.0]
+    monkeypatch.setattr(module.time, "time", lambda: now[0])
+    box = Outbox(path, max_age_seconds=60)
+    box.put("t", "update", b"old")
+    now[0] = 1.8e9
+    box._aged = -1e9
+    box.put("t", "update", b"new")
+    assert payloads(box) == [b"old", b"new"]
+    assert all(abs(entry.stored - 1.8e9) < 60 for entry in box.after(FIRST, 10))
+    now[0] = 1.7e9
+    box.put("t", "update", b"newer")
+    assert all(abs(entry.stored - 1.7e9) < 60 for entry in box.after(FIRST, 10))
     box.close()
 
 

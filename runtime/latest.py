@@ -52,7 +52,8 @@ class LatestFrames:
                         self.dropped += 1
                     self._changed.notify()
         except Exception as error:  # raised again where the frames are taken
-            self._error = error
+            if not self._done:
+                self._error = error
         finally:
             with self._changed:
                 self._done = True
@@ -90,3 +91,4 @@ class LatestFrames:
             self._changed.notify()
         self._source.close()
         self._thread.join(timeout=_JOIN_SECONDS)
+        self._error = None  # nobody takes it any more; see `__iter__`

@@ -113,8 +113,8 @@ class Sampler:
         self._barren += 1
         if self._barren == _COMPLAINT:
             log.warning(
-                "camera %s: its frames come %.1f s apart, too rarely to be watched; the model looks %g times a "
-                "second, and at least one frame in %g s is needed",
+                "camera %s: its frames come %.1f s apart, too rarely to be watched, or this device is too busy to take "
+                "more; the model looks %g times a second, and at least one frame in %g s is needed",
                 frame.camera,
                 interval,
                 self._geometry.frames_per_second,

@@ -25,7 +25,7 @@ from tvau_edge.runtime.verdict import Model, Prompts, Verdict, at, uuid7
 MOSQUITTO = next(
     (p for p in ("/usr/sbin/mosquitto", shutil.which("mosquitto")) if p and Path(p).exists()), None
 )
-PATIENCE = 30.0  # seconds until a test gives up on something that takes milliseconds
+PATIENCE = 90.0  # seconds until a test gives up on something that takes milliseconds
 
 
 @pytest.fixture(scope="session")

@@ -209,3 +209,29 @@ def test_a_fault_of_ours_costs_one_explanation_and_not_the_thread(slow, caplog):
     explainer.close()
     assert [explanation.event for explanation in told[1:]] == events[1:]
     assert f"event {events[0]} is not explained, by a fault of this program" in caplog.text
+
+
+def test_it_tells_how_busy_it_is(slow):
+    explainer, _ = explain_slowly(slow)
+    assert (explainer.waiting, explainer.busy_seconds) == (0, 0.0)
+    explainer.submit(uuid4(), window())
+    assert slow.begun.acquire(timeout=30)
+    explainer.submit(uuid4(), window())
+    assert explainer.waiting == 1
+    before = explainer.busy_seconds
+    threading.Event().wait(0.02)
+    assert explainer.busy_seconds > before
+    slow.go.release(2)
+    assert explainer.close()
+    assert (explainer.waiting, explainer.busy_seconds) == (0, 0.0)
+
+
+def test_closing_does_not_wait_for_ever(slow):
+    explainer, told = explain_slowly(slow)
+    explainer.submit(uuid4(), window())
+    assert slow.begun.acquire(timeout=30)
+    assert not explainer.close(finish=False, seconds=0.05)  # it hangs: the model must stay open
+    assert explainer.busy_seconds > 0
+    slow.go.release()
+    assert explainer.close(finish=False, seconds=30)
+    assert len(told) == 1

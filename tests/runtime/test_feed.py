@@ -125,6 +125,7 @@ def test_a_camera_that_goes_is_opened_again(start, faulty_camera, play, stream, 
     assert "ended: the camera or its server closed the stream; trying again in" in caplog.text
     assert "camera door: it is back" in caplog.text
     assert "hunter2" not in caplog.text
+    assert "hunter2" not in (feed.facts.error or "")
     indices = [patch.index for patch in reader.patches]
     assert indices == sorted(set(indices))  # numbered on through the gaps
 

@@ -61,3 +61,14 @@ def test_it_is_read_while_it_grows(timeline):
     writer.join()
     assert found == sorted(found)  # the answer only comes closer
     assert timeline.at(50.0).pts == pytest.approx(50.0)
+
+
+def test_a_bounded_one_keeps_the_newest():
+    line = Timeline("door", most=3)
+    events = [uuid4() for _ in range(5)]
+    for number, event in enumerate(events):
+        line.add(evidence(float(number)), event)
+        line.explain(event, {"target": str(number)})
+    assert [moment.pts for moment in line.moments] == [2.0, 3.0, 4.0]
+    assert list(line.answers) == events[2:]
+    assert line.at(0.0).pts == 2.0

@@ -21,8 +21,8 @@ from tvau_edge.devices.flashing import (
     send,
     target,
 )
-from tvau_edge.devices.profile import profile
-from tvau_edge.devices.wheelhouse import collect, own_wheel, platforms
+from tvau_edge.devices.profile import jetpacks, profile
+from tvau_edge.devices.wheelhouse import c_library, collect, own_wheel, platforms
 
 MACHINE = platform.machine()
 VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -218,8 +218,15 @@ def test_targets():
         target(profile("raspberry-pi-5"), "6.2", None)
 
 
+def test_the_c_library_is_that_of_the_device_s_system():
+    assert c_library(jetpacks()["5.1"], "3.11") == 31  # with a Python that is not the system's
+    assert c_library(jetpacks()["7.2"], "3.12") == 39
+    assert c_library(None, "3.11") == 36
+    assert c_library(None, "3.14") == 31
+
+
 def test_platforms_begin_with_the_newest_c_library():
-    tags = platforms("aarch64", "3.10")
+    tags = platforms("aarch64", 35)
     assert tags[0] == "manylinux_2_35_aarch64"
     assert {"manylinux_2_28_aarch64", "manylinux2014_aarch64"} <= set(tags)
     assert "manylinux_2_39_aarch64" not in tags
@@ -244,7 +251,7 @@ def test_wheels_that_cannot_be_had(monkeypatch, tmp_path, said, error):
 
     monkeypatch.setattr(wheelhouse.subprocess, "run", run)
     with pytest.raises(FlashError, match=error):
-        collect(tmp_path / "out", make_wheel(tmp_path), "aarch64", "3.10", ("llm",), tmp_path)
+        collect(tmp_path / "out", make_wheel(tmp_path), "aarch64", "3.10", 35, ("llm",), tmp_path)
     assert "--only-binary=:all:" in seen[0]
     assert "tomli>=2" in seen[0]
 

@@ -55,7 +55,7 @@ cp "$video" "$root/root/"
 mkdir -p "$root/var/lib/tvau"
 # There is no binfmt: proot names the emulator to each process that install.sh starts.
 (cd / && env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 \
-    proot -q "$qemu" -0 -r "$root" -b /dev -b /proc -w / /bin/sh /root/folder/install.sh --no-start)
+    proot -q "$qemu" -0 -r "$root" -b /dev -b /proc -b /sys -w / /bin/sh /root/folder/install.sh --no-start)
 
 echo "== watch, emulated"
 printf 'listener %s 127.0.0.1\nallow_anonymous true\n' "$port" >"$work/mosquitto.conf"
@@ -69,7 +69,7 @@ listener=$!
 # One process, so that the emulator is named once; proot of Debian 12 does not know faccessat2, which typer needs.
 unshare --mount sh -c '
     root=$1; shift
-    mount --bind /proc "$root/proc" && mount --bind /dev "$root/dev"
+    for folder in proc dev sys; do mount --bind "/$folder" "$root/$folder"; done
     exec env -i PATH=/usr/sbin:/usr/bin HOME=/root LC_ALL=C.UTF-8 /usr/sbin/chroot "$root" "$@"
 ' sh "$root" "/usr/bin/$(basename "$qemu")" /opt/tvau/current/venv/bin/python /opt/tvau/current/venv/bin/tvau \
     run --config /etc/tvau/site.toml --bundle /opt/tvau/current/bundle --backend onnxruntime 2>&1 | tee "$work/run.log"

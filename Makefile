@@ -5,7 +5,7 @@ WHEELS ?= .wheels
 LLAMA := $(shell sed -n 's/^llama-cpp-python==//p' constraints.txt)
 ROOMS := devices runtime benchmarks quantize export reference
 
-.PHONY: bench demo faults homeassistant lint node system test tree clean
+.PHONY: arm-proof bench demo faults homeassistant lint node system test tree clean
 .DEFAULT_GOAL := demo
 
 ## demo: export the reference checkpoint, watch a drawn clip, receive the verdicts over MQTT
@@ -26,6 +26,10 @@ bench: .venv/.installed system
 	@mkdir -p build/bench
 	$(BIN)/tvau bench demo/bundle --checkpoint reference/checkpoint --out build/bench/run.json
 	$(BIN)/tvau bench report build/bench/run.json --out build/bench/bench.html --markdown build/bench/bench.md
+
+## arm-proof: install a flashed folder in an emulated arm64 Debian and watch a clip there (root, a quarter of an hour)
+arm-proof: demo
+	PYTHON=$(abspath $(BIN))/python scripts/prove_on_arm.sh demo/bundle demo/street.mp4 build/arm
 
 ## lint: ruff, mypy, and the arrows between the rooms
 lint: .venv/.installed tree

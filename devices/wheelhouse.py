@@ -7,17 +7,23 @@ import zipfile
 from pathlib import Path
 
 from tvau_edge.devices.flashing import FlashError
+from tvau_edge.devices.profile import JetPack
 
-# The tags of wheels that run with the C libraries of Ubuntu 20.04 (2.31) and newer; 22.04 has 2.35, 24.04 has 2.39.
-_GLIBC = {"3.8": 31, "3.10": 35, "3.11": 36, "3.12": 39, "3.13": 41}
-_OLDEST_GLIBC = 17
+# Minor version of the GNU C library, 2.x, of a Jetson's Ubuntu, and of the system that has a Python as its own.
+_UBUNTU = {"20.04": 31, "22.04": 35, "24.04": 39}
+_PYTHON = {"3.10": 35, "3.11": 36, "3.12": 39, "3.13": 41}
+_OLDEST = 17
 _MISSING = re.compile(r"No matching distribution found for (\S+)")
 
 
-def platforms(machine: str, python: str) -> list[str]:
-    """Tags of wheels that a device takes, the newest first."""
-    newest = _GLIBC.get(python, 35)
-    tags = [f"manylinux_2_{minor}_{machine}" for minor in range(newest, _OLDEST_GLIBC - 1, -1)]
+def c_library(jetpack: JetPack | None, python: str) -> int:
+    """Minor version of the device's GNU C library; an unknown one is taken for old, which only costs choice."""
+    return _UBUNTU[jetpack.ubuntu] if jetpack else _PYTHON.get(python, 31)
+
+
+def platforms(machine: str, glibc: int) -> list[str]:
+    """Tags of wheels that a device with glibc 2.`glibc` takes, the newest first."""
+    tags = [f"manylinux_2_{minor}_{machine}" for minor in range(glibc, _OLDEST - 1, -1)]
     return [*tags, f"manylinux2014_{machine}", f"linux_{machine}"]
 
 
@@ -26,6 +32,7 @@ def collect(
     own: Path,
     machine: str,
     python: str,
+    glibc: int,
     extras: tuple[str, ...],
     local: Path | None,
     constraints: Path | None = None,
@@ -37,6 +44,7 @@ def collect(
         own: wheel of tvau-edge.
         machine: as `uname -m` says.
         python: version of the device's Python.
+        glibc: minor version of the device's C library.
         extras: of tvau-edge.
         local: folder of wheels that no index has, such as llama-cpp-python's; None without.
         constraints: pip's file of versions; None takes the newest.
@@ -59,7 +67,7 @@ def collect(
         str(out),
     ]
     command += ["--only-binary=:all:", "--implementation", "cp", "--python-version", python]
-    for tag in platforms(machine, python):
+    for tag in platforms(machine, glibc):
         command += ["--platform", tag]
     if local is not None:
         command += ["--find-links", str(local.resolve())]

@@ -19,7 +19,7 @@ from tvau_edge.devices.flashing import (
     write_folder,
 )
 from tvau_edge.devices.profile import Profile, profile
-from tvau_edge.devices.wheelhouse import collect, own_wheel
+from tvau_edge.devices.wheelhouse import c_library, collect, own_wheel
 from tvau_edge.runtime.bundle import Bundle
 from tvau_edge.runtime.config import load_config
 from tvau_edge.runtime.errors import ConfigError
@@ -71,7 +71,8 @@ def flash_verb(
         work = Path(temporary)
         with console.status("collecting wheels"):
             own, number = own_wheel(work, wheel)
-            collect(work / "wheelhouse", own, chosen.machine, version, extras, wheels, constraint)
+            glibc = c_library(release, version)
+            collect(work / "wheelhouse", own, chosen.machine, version, glibc, extras, wheels, constraint)
         folder = out if out is not None and not dry_run else work / "folder"
         with console.status("writing the folder"):
             made = write_folder(

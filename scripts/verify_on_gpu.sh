@@ -29,6 +29,20 @@ except TvauError as error:
     raise SystemExit(f"error: {error}") from None
 PYTHON
 
+# The graphs themselves first, by the rules of TensorRT that can be read off them, where the check is installed.
+if "$python" -c 'import tvau_edge.quantize.tensorrt_check' 2>/dev/null; then
+    "$python" - "$bundle" <<'PYTHON' | while read -r graph; do
+import sys
+from pathlib import Path
+from tvau_edge.runtime.bundle import Bundle
+from tvau_edge.runtime.engine_build import graphs_to_build
+bundle = Bundle.open(Path(sys.argv[1]), verify=False)
+print(*(bundle.file(graph.file) for graph in graphs_to_build(bundle)), sep="\n")
+PYTHON
+        "$python" -m tvau_edge.runtime.cli doctor --tensorrt "$graph"
+    done
+fi
+
 export TVAU_ENGINES=$work/engines
 "$python" -m tvau_edge.runtime.cli engines build "$bundle" --json "$work/engines.json"
 status=0

@@ -52,7 +52,7 @@ if [ "$remove" = yes ]; then
 fi
 
 # What this folder is for, from release.env: RELEASE, DEVICE, MACHINE, PYTHON, L4T, COMPATIBLE, EXTRAS, ENGINES, KILOBYTES.
-[ -r "$here/release.env" ] || fail "$here/release.env is missing: the folder was not copied whole"
+[ -f "$here/release.env" ] || fail "$here/release.env is missing: the folder was not copied whole"
 . "$here/release.env"
 
 (cd "$here" && sha256sum --check --quiet SHA256SUMS) ||

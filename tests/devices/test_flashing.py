@@ -1,4 +1,4 @@
-"""The folder that is carried to a device, and its install.sh, which runs here with systemd, users and pip replaced."""
+"""The folder that is carried to a device, and the ways there."""
 
 import os
 import platform
@@ -6,10 +6,10 @@ import re
 import shutil
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import pytest
+from release_folders import make_wheel
 
 from tvau_edge.devices import flashing, wheelhouse
 from tvau_edge.devices.flashing import (
@@ -20,118 +20,12 @@ from tvau_edge.devices.flashing import (
     put_into_rootfs,
     send,
     target,
-    write_folder,
 )
 from tvau_edge.devices.profile import jetpacks, profile
-from tvau_edge.devices.wheelhouse import collect, own_wheel, platforms
+from tvau_edge.devices.wheelhouse import c_library, collect, own_wheel, platforms
 
 MACHINE = platform.machine()
 VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
-
-
-def make_wheel(folder, version="0.1.0", body="def main():\n    print('tvau')\n"):
-    """A wheel of the name tvau-edge whose command only speaks."""
-    folder.mkdir(parents=True, exist_ok=True)
-    info = f"tvau_edge-{version}.dist-info"
-    files = {
-        "tvau_edge/__init__.py": body,
-        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: tvau-edge\nVersion: {version}\n",
-        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-        f"{info}/entry_points.txt": "[console_scripts]\ntvau = tvau_edge:main\n",
-    }
-    files[f"{info}/RECORD"] = "".join(f"{name},,\n" for name in [*files, f"{info}/RECORD"])
-    path = folder / f"tvau_edge-{version}-py3-none-any.whl"
-    with zipfile.ZipFile(path, "w") as wheel:
-        for name, text in files.items():
-            wheel.writestr(name, text)
-    return path
-
-
-@pytest.fixture
-def make_folder(tmp_path):
-    """Writes a folder for a device; this machine's own by default."""
-
-    def make(device="x86-avx2", version="0.1.0", name="folder", jetpack=None, machine=MACHINE):
-        chosen = profile(device).model_copy(update={"machine": machine})
-        if device == "x86-avx2":
-            prefer = chosen.prefer.model_copy(update={"vision": "onnxruntime"})
-            chosen = chosen.model_copy(update={"prefer": prefer})
-        bundle = tmp_path / "bundle"
-        bundle.mkdir(exist_ok=True)
-        (bundle / "manifest.json").write_text(f'{{"version": "{version}"}}')
-        make_wheel(tmp_path / "wheels", version)
-        release = write_folder(
-            tmp_path / name,
-            chosen,
-            jetpacks()[jetpack] if jetpack else None,
-            VERSION,
-            version=version,
-            bundle=bundle,
-            config='device = "box"\n',
-            wheels=tmp_path / "wheels",
-            extras=(),
-        )
-        return tmp_path / name, release
-
-    return make
-
-
-@pytest.fixture
-def machine(tmp_path):
-    """A root to install into, and commands that only note that they were called."""
-    commands, root = tmp_path / "commands", tmp_path / "root"
-    commands.mkdir()
-    root.mkdir()
-    log = tmp_path / "calls"
-    scripts = {
-        # tests/devices knows the machine as healthy or not by the release that runs.
-        "systemctl": f"""echo "systemctl $*" >>{log}
-case "$1" in
-    is-active) [ ! -e {root}/opt/tvau/current/bundle/sick ] ;;
-    show) echo 0 ;;
-esac""",
-        "useradd": f'echo "useradd $*" >>{log}; touch {tmp_path}/user',
-        "userdel": f'echo "userdel $*" >>{log}',
-        "usermod": f'echo "usermod $*" >>{log}',
-        "id": f'case "$1" in -u) echo 0 ;; *) [ -e {tmp_path}/user ] ;; esac',
-        # Makes an environment at once; one test installs with the real one.
-        f"python{VERSION}": f"""case "$1" in
-    -c) exit 0 ;;
-    -m) for last; do :; done; mkdir -p "$last/bin"
-        printf '#!/bin/sh\\n[ ! -e {tmp_path}/no-pip ]\\n' >"$last/bin/python"
-        printf '#!/bin/sh\\necho help\\n' >"$last/bin/tvau"
-        chmod +x "$last/bin/python" "$last/bin/tvau" ;;
-esac""",
-    }
-    for name, text in scripts.items():
-        (commands / name).write_text(f"#!/bin/sh\n{text}\n")
-        (commands / name).chmod(0o755)
-
-    class Machine:
-        def __init__(self):
-            self.root, self.log, self.commands = root, log, commands
-
-        def install(self, folder, *arguments, ok=True):
-            environment = {
-                **os.environ,
-                "PATH": f"{commands}:/usr/sbin:/usr/bin:/sbin:/bin",
-                "TVAU_ROOT": str(root),
-                "TVAU_HEALTH_SECONDS": "12",
-                "TVAU_LOOK_SECONDS": "0",
-            }
-            script = [str(folder / "install.sh"), *arguments]
-            done = subprocess.run(script, env=environment, capture_output=True, text=True, check=False)
-            assert (done.returncode == 0) == ok, done.stdout + done.stderr
-            return done.stdout + done.stderr
-
-        @property
-        def current(self):
-            return os.readlink(root / "opt/tvau/current")
-
-        def calls(self):
-            return log.read_text().splitlines() if log.exists() else []
-
-    return Machine()
 
 
 def test_a_folder_holds_what_a_device_needs(make_folder):
@@ -167,172 +61,6 @@ def test_a_folder_replaces_its_own_kind_and_nothing_else(make_folder, tmp_path):
     with pytest.raises(FlashError, match=r"photos is there and is none of our folders"):
         make_folder(name="photos")
     assert (tmp_path / "photos/one.jpg").exists()
-
-
-def test_it_installs_and_starts(make_folder, machine):
-    folder, release = make_folder()
-    said = machine.install(folder)
-    assert f"{release.id} runs" in said
-    assert machine.current == f"releases/{release.id}"
-    assert (machine.root / "etc/tvau/site.toml").read_text() == 'device = "box"\n'
-    assert (machine.root / "etc/systemd/journald@tvau.conf").exists()
-    calls = machine.calls()
-    assert any(call.startswith("useradd --system") for call in calls)
-    assert "systemctl enable tvau.service" in calls
-    assert "systemctl restart tvau.service" in calls
-    assert not any("engines" in call for call in calls)
-
-
-def test_installing_again_changes_nothing(make_folder, machine):
-    folder, release = make_folder()
-    machine.install(folder)
-    stamp = (machine.root / f"opt/tvau/releases/{release.id}/.complete").stat().st_mtime_ns
-    assert "is there already" in machine.install(folder)
-    assert (machine.root / f"opt/tvau/releases/{release.id}/.complete").stat().st_mtime_ns == stamp
-    assert sum(call.startswith("useradd") for call in machine.calls()) == 1
-
-
-def test_a_configuration_that_is_there_is_kept(make_folder, machine):
-    folder, _ = make_folder()
-    (machine.root / "etc/tvau").mkdir(parents=True)
-    (machine.root / "etc/tvau/site.toml").write_text('device = "mine"\n')
-    assert "was kept" in machine.install(folder)
-    assert (machine.root / "etc/tvau/site.toml").read_text() == 'device = "mine"\n'
-    assert (machine.root / "etc/tvau/site.toml.new").read_text() == 'device = "box"\n'
-
-
-def test_what_was_cut_off_is_done_anew(make_folder, machine, tmp_path):
-    folder, release = make_folder()
-    (tmp_path / "no-pip").touch()
-    assert "the wheels do not install" in machine.install(folder, ok=False)
-    assert not (machine.root / "opt/tvau/current").exists()
-    assert machine.calls() == []
-    (tmp_path / "no-pip").unlink()
-    machine.install(folder)
-    assert machine.current == f"releases/{release.id}"
-
-
-def test_an_update_keeps_the_one_before_and_drops_older_ones(make_folder, machine):
-    ids = []
-    for version in ("0.1.0", "0.2.0", "0.3.0"):
-        folder, release = make_folder(version=version, name=version)
-        machine.install(folder)
-        ids.append(release.id)
-    assert machine.current == f"releases/{ids[2]}"
-    assert {path.name for path in (machine.root / "opt/tvau/releases").iterdir()} == set(ids[1:])
-
-
-def test_an_update_that_is_not_healthy_is_taken_back(make_folder, machine):
-    good, first = make_folder()
-    machine.install(good)
-    unit = machine.root / "etc/systemd/system/tvau.service"
-    before = unit.read_text()
-    bad, second = make_folder(version="0.2.0", name="bad")
-    (bad / "bundle/sick").touch()
-    (bad / "units/tvau.service").write_text("[Service]\nExecStart=/bin/false\n")
-    sums = (bad / "SHA256SUMS").read_text()
-    (bad / "SHA256SUMS").write_text(
-        "".join(line for line in sums.splitlines(True) if "units/tvau" not in line)
-    )
-    said = machine.install(bad, ok=False)
-    assert f"{second.id} was not healthy within 12 s: {first.id} runs again" in said
-    assert machine.current == f"releases/{first.id}"
-    assert unit.read_text() == before
-    assert machine.calls()[-1] == "systemctl restart tvau.service"
-
-
-def test_a_first_release_that_is_not_healthy_says_so(make_folder, machine):
-    folder, release = make_folder()
-    (folder / "bundle/sick").touch()
-    assert f"{release.id} is installed, but was not healthy" in machine.install(folder, ok=False)
-
-
-def test_removal_keeps_configuration_and_verdicts_unless_purged(make_folder, machine):
-    folder, _ = make_folder()
-    machine.install(folder)
-    (machine.root / "var/lib/tvau").mkdir(parents=True)
-    machine.install(folder, "--remove")
-    left = {str(p.relative_to(machine.root)) for p in machine.root.rglob("*") if p.is_file()}
-    assert left == {"etc/tvau/site.toml"}
-    assert (machine.root / "var/lib/tvau").is_dir()
-    machine.install(folder, "--remove", "--purge")
-    assert not (machine.root / "etc/tvau").exists()
-    assert not (machine.root / "var/lib/tvau").exists()
-
-
-def test_a_folder_that_was_not_copied_whole(make_folder, machine):
-    folder, _ = make_folder()
-    (folder / "bundle/manifest.json").write_text("{}")
-    assert "is damaged, or was not copied whole" in machine.install(folder, ok=False)
-    (folder / "release.env").unlink()
-    assert "release.env is missing" in machine.install(folder, ok=False)
-    assert machine.calls() == []
-    assert not list(machine.root.iterdir())
-
-
-def test_another_machine(make_folder, machine):
-    folder, _ = make_folder(machine="aarch64" if platform.machine() != "aarch64" else "x86_64")
-    assert "this folder is for" in machine.install(folder, ok=False)
-
-
-@pytest.fixture
-def jetson(machine):
-    """The machine as an Orin Nano with JetPack 6.2."""
-    tree = machine.root / "proc/device-tree"
-    tree.mkdir(parents=True)
-    (tree / "compatible").write_bytes(b"nvidia,p3768-0000+p3767-0005\0nvidia,p3767-0005\0nvidia,tegra234\0")
-    (machine.root / "etc").mkdir()
-    (machine.root / "etc/nv_tegra_release").write_text("# R36 (release), REVISION: 4.3, GCID: 38968081\n")
-    return machine
-
-
-def test_a_jetson_builds_its_engines_first(make_folder, jetson):
-    folder, _ = make_folder("jetson-orin-nano-8gb", jetpack="6.2")
-    jetson.install(folder)
-    calls = [call for call in jetson.calls() if "restart" in call]
-    assert calls == ["systemctl restart tvau-engines.service", "systemctl restart tvau.service"]
-
-
-def test_a_folder_for_another_jetson(make_folder, jetson):
-    folder, _ = make_folder("jetson-agx-orin-64gb", jetpack="6.2")
-    assert "this folder is for jetson-agx-orin-64gb, the device tree says" in jetson.install(folder, ok=False)
-    jetson.install(folder, "--any-device")
-
-
-def test_a_folder_for_another_jetpack(make_folder, jetson):
-    folder, _ = make_folder("jetson-orin-nano-8gb", jetpack="7.2")
-    assert "is for Jetson Linux 39.2, this is '36.4.3'" in jetson.install(folder, ok=False)
-
-
-def test_a_python_that_is_not_there(make_folder, machine):
-    folder, _ = make_folder()
-    (machine.commands / f"python{VERSION}").unlink()
-    text = (folder / "release.env").read_text().replace(f"PYTHON={VERSION}", "PYTHON=3.99")
-    (folder / "release.env").write_text(text)
-    sums = (folder / "SHA256SUMS").read_text().splitlines(True)
-    (folder / "SHA256SUMS").write_text("".join(line for line in sums if "release.env" not in line))
-    assert "python3.99 is not installed: apt install python3.99" in machine.install(folder, ok=False)
-
-
-def test_a_disk_without_room(make_folder, machine):
-    folder, _ = make_folder()
-    text = re.sub(r"KILOBYTES=\d+", f"KILOBYTES={1 << 50}", (folder / "release.env").read_text())
-    (folder / "release.env").write_text(text)
-    sums = (folder / "SHA256SUMS").read_text().splitlines(True)
-    (folder / "SHA256SUMS").write_text("".join(line for line in sums if "release.env" not in line))
-    assert "MiB are needed" in machine.install(folder, ok=False)
-
-
-def test_it_installs_with_a_real_environment(make_folder, machine):
-    """Pip installs the wheel without an index, and the command starts from where the unit expects it."""
-    (machine.commands / f"python{VERSION}").unlink()
-    (machine.commands / f"python{VERSION}").symlink_to(shutil.which(f"python{VERSION}") or sys.executable)
-    folder, _ = make_folder()
-    machine.install(folder, "--no-start")
-    command = machine.root / "opt/tvau/current/venv/bin/tvau"
-    alone = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    done = subprocess.run([command], env=alone, capture_output=True, text=True, check=True)
-    assert done.stdout == "tvau\n"
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
@@ -490,8 +218,15 @@ def test_targets():
         target(profile("raspberry-pi-5"), "6.2", None)
 
 
+def test_the_c_library_is_that_of_the_device_s_system():
+    assert c_library(jetpacks()["5.1"], "3.11") == 31  # with a Python that is not the system's
+    assert c_library(jetpacks()["7.2"], "3.12") == 39
+    assert c_library(None, "3.11") == 36
+    assert c_library(None, "3.14") == 31
+
+
 def test_platforms_begin_with_the_newest_c_library():
-    tags = platforms("aarch64", "3.10")
+    tags = platforms("aarch64", 35)
     assert tags[0] == "manylinux_2_35_aarch64"
     assert {"manylinux_2_28_aarch64", "manylinux2014_aarch64"} <= set(tags)
     assert "manylinux_2_39_aarch64" not in tags
@@ -516,7 +251,7 @@ def test_wheels_that_cannot_be_had(monkeypatch, tmp_path, said, error):
 
     monkeypatch.setattr(wheelhouse.subprocess, "run", run)
     with pytest.raises(FlashError, match=error):
-        collect(tmp_path / "out", make_wheel(tmp_path), "aarch64", "3.10", ("llm",), tmp_path)
+        collect(tmp_path / "out", make_wheel(tmp_path), "aarch64", "3.10", 35, ("llm",), tmp_path)
     assert "--only-binary=:all:" in seen[0]
     assert "tomli>=2" in seen[0]
 

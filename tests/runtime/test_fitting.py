@@ -15,8 +15,10 @@ from tvau_edge.export.bundle import Options, export_bundle
 from tvau_edge.export.checkpoint import model_shapes
 from tvau_edge.export.model.vision import VisionConfig
 from tvau_edge.export.synthetic import SEVEN_B, THREE_B, write_synthetic
+from tvau_edge.quantize.tensorrt_check import check
 from tvau_edge.runtime.bundle import Bundle
 from tvau_edge.runtime.dialogue import context_needed
+from tvau_edge.runtime.engine_build import graphs_to_build
 from tvau_edge.runtime.errors import BundleError
 from tvau_edge.runtime.fitting import workload, workload_of
 from tvau_edge.runtime.manifest import Geometry
@@ -140,3 +142,9 @@ def test_memory_of_real_widths(tmp_path, video):
     clip = Geometry(width=448, height=252, frames_per_second=4, temporal_patches=8)
     computed, measured = measure(make_bundle(tmp_path, THREE_B.with_layers(4, 2), clip, video), tmp_path)
     assert computed == pytest.approx(measured, rel=0.1)
+
+
+def test_tensorrt_refuses_none_of_the_graphs_that_are_built(small):
+    """By the rules that can be read off a graph; TensorRT itself is asked by scripts/verify_on_gpu.sh."""
+    for graph in graphs_to_build(small):
+        assert [finding for finding in check(small.file(graph.file)) if finding.severity == "refused"] == []

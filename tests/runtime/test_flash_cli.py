@@ -102,7 +102,7 @@ def test_a_folder_for_a_jetson(bundle, site, collected, tmp_path):
     )
     made = json.loads((tmp_path / "made.json").read_text())
     assert (made["python"], made["l4t"], made["backend"]) == ("3.10", "36.4", "tensorrt")
-    assert collected == [("aarch64", "3.10", (), None, None)]
+    assert collected == [("aarch64", "3.10", 35, (), None, None)]
     assert (out / "units/tvau-engines.service").exists()
     assert "--backend tensorrt" in (out / "units/tvau.service").read_text()
     assert "char-nv*" in (out / "units/tvau.service").read_text()

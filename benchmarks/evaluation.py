@@ -148,7 +148,7 @@ def _add_pixels(measured: Measured, clip: LabelledClip, looked: Looked) -> None:
 
 
 def _record(clip: LabelledClip, looked: Looked, stages: Stages, ablations: bool) -> ClipRecord:
-    scores = looked.scores
+    scores, threshold = looked.scores, stages.bundle.manifest.thresholds.close
     turns: list[Turn] = []
     without: list[Turn] = []
     blind = np.zeros(len(clip))
@@ -164,12 +164,12 @@ def _record(clip: LabelledClip, looked: Looked, stages: Stages, ablations: bool)
 
     def moment(frame: int) -> Moment:
         heat = looked.evidence[looked.patch_of_frame[frame]].heatmap
-        return Moment(clip, int(frame), heat, float(scores[frame]))
+        return Moment(clip, int(frame), heat, float(scores[frame]), threshold)
 
     return ClipRecord(
         clip=clip,
         frames=FrameScores(clip.labels, scores),
-        regions=VideoRegions(len(clip), clip.regions(), looked.detections(clip.size)),
+        regions=VideoRegions(len(clip), clip.regions(), looked.detections(clip.size, threshold)),
         turns=tuple(turns),
         without_rae=tuple(without),
         frames_by_dialogue=FrameScores(clip.labels, blind) if without else None,

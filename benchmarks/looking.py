@@ -14,8 +14,7 @@ from tvau_edge.runtime.sampler import Sampler
 from tvau_edge.runtime.source import Source
 from tvau_edge.runtime.vision import Evidence, Vision
 
-# Heat from which a region is a detection, the first level first. At 0.5 the softmax says "abnormal".
-LEVELS = (0.5, 0.25, 0.1, 0.05)
+_FAINTER = (1, 1 / 2, 1 / 4, 1 / 8)  # of the runtime's threshold: levels at which regions are looked for
 
 
 @dataclass(frozen=True)
@@ -38,13 +37,13 @@ class Looked:
         """The runtime's own score of each frame, [F] in 0..1; not smoothed, since the runtime does not smooth."""
         return np.array([item.score for item in self.evidence])[self.patch_of_frame]
 
-    def detections(self, size: tuple[int, int]) -> NDArray[np.float64]:
+    def detections(self, size: tuple[int, int], threshold: float) -> NDArray[np.float64]:
         """What `detect` finds in each frame, [N, 6]: frame, x1, y1, x2, y2 in inclusive pixels, score."""
         width, height = size
         boxes = [
             [
                 (x1 * width, y1 * height, x2 * width - 1, y2 * height - 1, region.score)
-                for region in detect(item.heatmap)
+                for region in detect(item.heatmap, threshold)
                 for x1, y1, x2, y2 in [region.box]
             ]
             for item in self.evidence
@@ -58,18 +57,22 @@ class Looked:
         return begin, max(begin, int(np.searchsorted(self.patch_of_frame, last, side="right")) - 1)
 
 
-def detect(heat: NDArray[np.float32]) -> list[Region]:
+def detect(heat: NDArray[np.float32], threshold: float) -> list[Region]:
     """The detections in a heatmap [H', W'], for RBDC and TBDC: the runtime's regions, ranked by their hottest cell.
 
-    They are what the runtime reports with its threshold at 0.5, and then, at each lower level of `LEVELS`, what it
-    would report in places where nothing was reported before: so each hot place is detected once, by a tight box, and
-    faint ones are ranked too instead of being lost.
+    They are what the runtime reports, and then, with its threshold at a half, a quarter and an eighth, what it would
+    report in places where nothing was reported before: so each hot place is detected once, by a tight box, and faint
+    ones are ranked too instead of being lost.
+
+    Args:
+        heat: 0..1.
+        threshold: from which the runtime reports a region: the one at which events close.
     """
     found: list[Region] = []
-    for level in LEVELS:
+    for share in _FAINTER:
         found += [
             region
-            for region in find_regions(heat, level)
+            for region in find_regions(heat, share * threshold)
             if not any(_overlap(region.box, other.box) for other in found)
         ]
     return found

@@ -68,7 +68,7 @@ def _tile(moment: Moment) -> Image.Image:
     width, height = picture.size
     pen = ImageDraw.Draw(picture)
     stroke = _stroke(picture)
-    for region in detect(moment.heatmap):
+    for region in detect(moment.heatmap, moment.threshold):
         x1, y1, x2, y2 = region.box
         place = x1 * width - stroke, y1 * height - stroke, x2 * width - 1 + stroke, y2 * height - 1 + stroke
         pen.rectangle(place, outline=_DETECTED, width=stroke)

@@ -29,12 +29,21 @@ class Turn:
 
 @dataclass(frozen=True)
 class Moment:
-    """One frame that tells how good the heatmap is: its clip, index, heatmap [H', W'] and score."""
+    """One frame that tells how good the heatmap is.
+
+    Attributes:
+        clip: that it is of.
+        frame: its index.
+        heatmap: [H', W'] in 0..1.
+        score: 0..1.
+        threshold: from which the runtime reports a region.
+    """
 
     clip: LabelledClip
     frame: int
     heatmap: NDArray[np.float32]
     score: float
+    threshold: float
 
 
 @dataclass(frozen=True)

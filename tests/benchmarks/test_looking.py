@@ -21,11 +21,18 @@ def test_each_hot_place_is_detected_once_the_faint_ones_too():
     heat[1, 1] = 0.9
     heat[1, 2] = 0.3  # the rim of what is hot is no detection of its own
     heat[4, 5:7] = 0.12
-    heat[0, 8] = 0.04
-    assert [(region.box, pytest.approx(region.score)) for region in detect(heat)] == [
+    heat[0, 8] = 0.05
+    assert [(region.box, pytest.approx(region.score)) for region in detect(heat, 0.5)] == [
         ((1 / 9, 1 / 6, 2 / 9, 2 / 6), 0.9),
         ((5 / 9, 4 / 6, 7 / 9, 5 / 6), 0.12),
     ]
+
+
+def test_a_box_is_what_the_runtime_reports_at_its_threshold():
+    heat = np.full((1, 4), 0.02, np.float32)
+    heat[0, 1:3] = 0.6, 0.4
+    assert [region.box for region in detect(heat, 0.5)] == [(0.25, 0, 0.5, 1)]
+    assert [region.box for region in detect(heat, 0.3)] == [(0.25, 0, 0.75, 1)]
 
 
 def test_detections_are_inclusive_pixels_of_every_frame_of_a_patch():
@@ -33,7 +40,7 @@ def test_detections_are_inclusive_pixels_of_every_frame_of_a_patch():
     seen.evidence[1].heatmap[:] = 0
     seen.evidence[1].heatmap[1, 2] = 0.75
     assert seen.patch_of_frame.tolist() == [0, 0, 1, 1, 1]
-    assert seen.detections((40, 20)).tolist() == [[frame, 20, 10, 29, 19, 0.75] for frame in (2, 3, 4)]
+    assert seen.detections((40, 20), 0.3).tolist() == [[frame, 20, 10, 29, 19, 0.75] for frame in (2, 3, 4)]
 
 
 @pytest.mark.parametrize(

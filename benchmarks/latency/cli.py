@@ -93,7 +93,9 @@ def bench(
         console.print(
             f"random weights of the {synthetic} shape: times mean something, answers do not", highlight=False
         )
-        bundle, checkpoint = _maker()(synthetic, blocks, work)
+        make = _maker()
+        with console.status("making checkpoint and bundle, which is kept for the next time"):
+            bundle, checkpoint = make(synthetic, blocks, work)
     assert bundle is not None
     opened = Bundle.open(bundle)
     check_backend(opened, backend)

@@ -92,7 +92,9 @@ def _device(number: int, run: Run, found: Sequence[Line]) -> dict[str, Any]:
         "lines": [line for line in found if not line.row.key.startswith(LIMIT)],
         "limit_lines": [line for line in found if line.row.key.startswith(LIMIT)],
         "limits": limit,
-        "ours": next((line for line in measured if line.row.ours and line.row.stage == "vision"), None),
+        "ours": next(
+            (line for line in measured if line.row.ours and line.row.scenario == "SingleStream"), None
+        ),
         "unstable": sum(bool(line.unstable) for line in measured),
         "measured": len(measured),
         "energy": any(line.joules is not None for line in measured),

@@ -21,12 +21,14 @@ class Limits:
         peaks: operations per second by precision, of the best back end.
         by: which back end that was.
         bandwidth: bytes read per second, None where it was not measured.
-        cached: the bytes that were read fit into the largest cache, so memory itself may be slower.
+        cache: bytes of the largest cache, 0 where unknown.
+        cached: the bytes that were read fit into it, so memory itself may be slower.
     """
 
     peaks: dict[str, float]
     by: dict[str, str]
     bandwidth: float | None
+    cache: float
     cached: bool
 
 
@@ -62,7 +64,7 @@ def limits(run: Run) -> Limits:
     """The limits that a run measured."""
     peaks: dict[str, float] = {}
     by: dict[str, str] = {}
-    bandwidth, cached = None, False
+    bandwidth, cache, cached = None, 0.0, False
     for row in run.measured():
         facts = row.rounds[0].facts
         if row.stage == _PRODUCT:
@@ -72,18 +74,24 @@ def limits(run: Run) -> Limits:
                 peaks[precision], by[precision] = rate, backend
         elif row.stage == _MEMORY:
             bandwidth = float(facts["bytes"]) / median_seconds(row)
-            cached = float(facts["bytes"]) < float(facts["cache"])
-    return Limits(peaks, by, bandwidth, cached)
+            cache = float(facts["cache"])
+            cached = float(facts["bytes"]) < cache
+    return Limits(peaks, by, bandwidth, cache, cached)
 
 
 def reached(run: Run, row: Row, limit: Limits) -> Reached | None:
-    """A row beside the limits; None where its work was not counted or a limit is missing."""
+    """A row beside the limits; None where its work was not counted, or the limit is missing or another.
+
+    A language model that fits into the caches is not read from memory for each token, and no limit is known of it.
+    """
     work = run.work.get(row.file)
     if work is None or not row.rounds or limit.bandwidth is None:
         return None
     seconds = median_seconds(row)
     moving = work.least / limit.bandwidth
     if "weights" in work.operations:  # a token: as many operations as weights, far below any peak
+        if work.least < limit.cache:
+            return None
         rate = work.operations["weights"]
         return Reached(
             row.key, seconds, moving / seconds, "memory", rate / seconds, rate / work.least, "int8"

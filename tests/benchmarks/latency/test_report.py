@@ -63,6 +63,22 @@ def test_decoding_is_measured_by_the_bandwidth(draw_run, draw_row, run):
     assert token.share == pytest.approx(0.8, rel=0.05)
 
 
+def test_a_model_that_fits_into_the_caches_has_no_share_of_the_bandwidth(draw_run, draw_row, run):
+    row = draw_row(50, stage="answer", variant="q8_0", scenario=None, file="lvlm.gguf")
+    work = {
+        "lvlm.gguf": Work(operations={"weights": 8e4}, weights=4 * 10**4, least=4 * 10**4, most=4 * 10**4)
+    }
+    assert reached(draw_run([row], work=work), row, limits(run)) is None
+
+
+def test_the_headline_is_of_one_patch_at_a_time(draw_run, draw_row):
+    rows = [
+        draw_row(20 * k, noise=1e-6, samples=k, scenario=name, ours=True, group=f"vision {name}")
+        for name, k in (("MultiStream", 8), ("SingleStream", 1))
+    ]
+    assert "20 [20, 20] ms per temporal patch" in render([draw_run(rows)])
+
+
 def test_a_run_without_limits_has_no_shares(draw_run, draw_row):
     (line,) = lines(draw_run([draw_row(10, file="vision.onnx")]))
     assert line.share is None

@@ -187,14 +187,16 @@ def make_openvino(task: Task) -> list[Made]:
             path, feeds, outputs = task.work.path(name), task.feeds(kind), list(_OUTPUTS[kind])
 
             def attempt(left: Sequence[Layer]) -> float:
-                quantize_openvino(prepared.path, path, feeds, [x.node for x in left], task.arithmetic)
+                kept = {layer.node for layer in left}
+                nodes = [layer.node for layer in prepared.layers if layer.node not in kept]
+                quantize_openvino(prepared.path, path, feeds, nodes, task.arithmetic)
                 task.steps.advance(len(left), len(prepared.layers))
                 return agreement(prepared.expected, run_openvino(path, prepared.checked, outputs))
 
             choice = settle(prepared.layers, attempt, task.goal)
             return choice.record(prepared.layers, task.goal) | {"float": task.arithmetic}
 
-        record = task.layered(kind, name, "NNCF, transformer scheme with SmoothQuant", make)
+        record = task.layered(kind, name, "NNCF, transformer scheme, least and largest values", make)
         made.append(_made(task, kind, "openvino", name, record))
     return made
 

@@ -150,8 +150,8 @@ class Task:
         """Do the step that writes `name`; its record gets what is common to all."""
         prepared = self.prepared(kind)
         self.steps.begin(name)
-        stem = name.removesuffix(".xml") if name.endswith(".xml") else name
-        record = self.work.step(name, [stem], lambda: make(prepared))
+        files = [name, f"{name.removesuffix('.xml')}.bin"] if name.endswith(".xml") else [name]
+        record = self.work.step(name, files, lambda: make(prepared))
         return {
             "method": method,
             "moved_outliers": {weight: alpha for weight, alpha in prepared.alphas.items() if alpha},

@@ -268,7 +268,9 @@ def make_tensorrt(task: Task) -> list[Made]:
         record = task.layered("vision", name, method, make)
         findings = [finding for finding in check(task.work.path(name)) if finding.severity != "note"]
         counts = record["products"]
+        agreed = record.get("agreement") or max(point["agreement"] for point in record["curve"])
         record["notes"] = [
+            f"outputs agree with the float graph's by a cosine of {agreed:.6f}, {record['target']:g} was asked for",
             f"products: {counts['int8']} in INT8, {counts['half']} in FP16, {counts['float']} in FP32",
             f"tensors beyond FP16's range, kept in FP32: {', '.join(record['beyond_fp16']) or 'none'}",
             "computed in numpy, each result rounded to its type; not run by TensorRT, which this machine lacks",

@@ -20,7 +20,7 @@ from tvau_edge.quantize.language import TYPES
 from tvau_edge.quantize.targets import TARGETS, Made, Task
 from tvau_edge.quantize.work import Work
 from tvau_edge.runtime.bundle import Bundle, BundleWriter, sha256_of
-from tvau_edge.runtime.extras import installed
+from tvau_edge.runtime.extras import installed, require
 from tvau_edge.runtime.manifest import Check, FileEntry, GraphFile, Language, LanguageFile, Manifest
 
 _LIBRARIES = ("onnx", "onnxruntime", "openvino", "nncf", "llama-cpp-python", "tvau-edge")
@@ -156,6 +156,11 @@ def check_options(bundle: Bundle, options: Options) -> None:
                 f"{bundle.path} has no {kind} graph in fp32 for ONNX Runtime, only {there}: it is quantized already"
                 f"{origin}. Quantize the bundle that `tvau export` made of the checkpoint"
             )
+    if options.data is not None:
+        require("--data", ["bench"])
+        from tvau_edge.benchmarks.dataset import find_layout
+
+        find_layout(options.data)
     if options.language and bundle.language() is None:
         raise QuantizeError(
             f"{bundle.path} has no language model; export it with --llm f16, or leave out --llm"
@@ -204,7 +209,9 @@ def _quantize(bundle: Bundle, out: Path, options: Options, work: Work, steps: St
         from tvau_edge.quantize.labelled import labelled_figures
 
         steps.begin("labelled data")
-        labelled, worse = labelled_figures(candidate, made, options, steps)
+        labelled, worse = labelled_figures(
+            candidate, made, languages, options.data, options.limits, work, steps
+        )
         failures += worse
     result = {
         "source": f"{manifest.name}, sha256 {bundle.sha256[:12]}",

@@ -60,7 +60,7 @@ def write(
             for name, record in result["graphs"].items()
             if record.get("curve")
         },
-        "sizes": {name: entry.size for name, entry in candidate.manifest.files.items()},
+        "sizes": {name: _size(candidate, name) for name in result["graphs"]},
     }
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(str(files("tvau_edge.quantize") / "templates")),
@@ -71,6 +71,15 @@ def write(
     for name, template in ((PAGE, "report.html.j2"), (TEXT, "report.txt.j2")):
         (folder / name).write_text(environment.get_template(template).render(context), encoding="utf-8")
     return [PAGE, TEXT]
+
+
+def _size(candidate: Bundle, name: str) -> int:
+    """Bytes of a graph, with the weights beside it."""
+    beside = (
+        {f"{name}.data", f"{name.removesuffix('.xml')}.bin"} if name.endswith(".xml") else {f"{name}.data"}
+    )
+    entries = candidate.manifest.files
+    return sum(entry.size for other, entry in entries.items() if other == name or other in beside)
 
 
 def _heat(candidate: Bundle, comparison: Comparison, whole: NDArray[np.uint8]) -> list[NDArray[np.float32]]:

@@ -150,8 +150,8 @@ class Task:
         """Do the step that writes `name`; its record gets what is common to all."""
         prepared = self.prepared(kind)
         self.steps.begin(name)
-        stem = name.removesuffix(".xml") if name.endswith(".xml") else name
-        record = self.work.step(name, [stem], lambda: make(prepared))
+        files = [name, f"{name.removesuffix('.xml')}.bin"] if name.endswith(".xml") else [name]
+        record = self.work.step(name, files, lambda: make(prepared))
         return {
             "method": method,
             "moved_outliers": {weight: alpha for weight, alpha in prepared.alphas.items() if alpha},
@@ -187,14 +187,16 @@ def make_openvino(task: Task) -> list[Made]:
             path, feeds, outputs = task.work.path(name), task.feeds(kind), list(_OUTPUTS[kind])
 
             def attempt(left: Sequence[Layer]) -> float:
-                quantize_openvino(prepared.path, path, feeds, [x.node for x in left], task.arithmetic)
+                kept = {layer.node for layer in left}
+                nodes = [layer.node for layer in prepared.layers if layer.node not in kept]
+                quantize_openvino(prepared.path, path, feeds, nodes, task.arithmetic)
                 task.steps.advance(len(left), len(prepared.layers))
                 return agreement(prepared.expected, run_openvino(path, prepared.checked, outputs))
 
             choice = settle(prepared.layers, attempt, task.goal)
             return choice.record(prepared.layers, task.goal) | {"float": task.arithmetic}
 
-        record = task.layered(kind, name, "NNCF, transformer scheme with SmoothQuant", make)
+        record = task.layered(kind, name, "NNCF, transformer scheme, least and largest values", make)
         made.append(_made(task, kind, "openvino", name, record))
     return made
 
@@ -266,7 +268,9 @@ def make_tensorrt(task: Task) -> list[Made]:
         record = task.layered("vision", name, method, make)
         findings = [finding for finding in check(task.work.path(name)) if finding.severity != "note"]
         counts = record["products"]
+        agreed = record.get("agreement") or max(point["agreement"] for point in record["curve"])
         record["notes"] = [
+            f"outputs agree with the float graph's by a cosine of {agreed:.6f}, {record['target']:g} was asked for",
             f"products: {counts['int8']} in INT8, {counts['half']} in FP16, {counts['float']} in FP32",
             f"tensors beyond FP16's range, kept in FP32: {', '.join(record['beyond_fp16']) or 'none'}",
             "computed in numpy, each result rounded to its type; not run by TensorRT, which this machine lacks",

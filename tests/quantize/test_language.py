@@ -123,3 +123,9 @@ def test_an_older_file_stays_when_quantizing_fails(tmp_path):
 def test_a_folder_that_is_not_there(source, tmp_path):
     with pytest.raises(LanguageModelError, match="cannot quantize"):
         quantize_gguf(source, tmp_path / "no" / "out.gguf", "q8_0", threads=1)
+
+
+def test_q8_0_can_be_quantized_again(source, expected, tmp_path):
+    quantize_gguf(source, tmp_path / "q8_0.gguf", "q8_0", threads=1)
+    quantize_gguf(tmp_path / "q8_0.gguf", tmp_path / "q4_k_m.gguf", "q4_k_m", threads=1)
+    assert np.corrcoef(logits(tmp_path / "q4_k_m.gguf"), expected)[0, 1] >= LEAST["q4_k_m"]

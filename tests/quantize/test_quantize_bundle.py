@@ -77,6 +77,41 @@ def test_the_report_is_in_the_bundle_and_stands_alone(quantized):
     assert stored["comparisons"] == json.loads(json.dumps(quantized.report["comparisons"]))
 
 
+def test_all_targets_and_a_language_model_in_one_bundle(float_bundle, options, tmp_path):
+    everything = Options(
+        **{
+            **vars(options),
+            "targets": ("onnx", "openvino", "tensorrt"),
+            "language": ("q4_k_m",),
+            "agreement": 0.97,
+        }
+    )
+    outcome = quantize_bundle(float_bundle, tmp_path / "small", everything)
+    manifest = Bundle.open(tmp_path / "small").manifest
+    assert [(g.backend, g.precision) for g in manifest.vision] == [
+        ("onnxruntime", "int8"),
+        ("openvino", "int8"),
+        ("tensorrt", "fp16"),
+        ("tensorrt", "int8"),
+        ("onnxruntime", "fp32"),
+        ("openvino", "fp32"),
+    ]
+    assert [file.type for file in manifest.language.files] == ["q4_k_m", "f16"]
+    assert {entry["graph"] for entry in outcome.report["comparisons"]} == {
+        "onnxruntime int8",
+        "openvino int8",
+    }
+    assert outcome.report["graphs"]["vision.trt.fp16.onnx"]["agreement"] >= 0.999
+    assert outcome.report["language"]["q4_k_m"]["importance"]
+    text = (tmp_path / "small" / "quantization.txt").read_text()
+    assert "0 findings" in text
+    assert "KL divergence" in text
+    assert names(tmp_path) == ["small"]
+    vision = Vision.open(outcome.bundle, "openvino")
+    assert vision.file.precision == "int8"
+    vision.close()
+
+
 def test_above_the_limit_there_is_no_bundle_and_accept_overrides(float_bundle, options, tmp_path):
     refused = Options(**{**vars(options), "limits": IMPOSSIBLE})
     out = tmp_path / "small"

@@ -359,8 +359,8 @@ class Dialogue:
             self._model.clear()
             self._clip = self._window = None
             raise LanguageModelError(
-                "the language model computes what is no number from this evidence; a GGUF type with more range "
-                "(bf16, f32) may help"
+                "the language model's logits are no numbers; P_V or P_An overflows, or the GGUF is damaged: export the "
+                "bundle again with --llm f16 or --llm f32"
             )
         if turn.key == "anomaly":
             yes, no = np.logaddexp.reduce(logits[self._yes]), np.logaddexp.reduce(logits[self._no])

@@ -258,7 +258,7 @@ def test_evidence_that_makes_no_numbers_is_told_and_does_not_spread(model):
     dialogue = Dialogue(model, language(), CLIP)
     p_v, p_an = window()
     before = dialogue.run(p_v, p_an)
-    with pytest.raises(LanguageModelError, match="computes what is no number"):
+    with pytest.raises(LanguageModelError, match="logits are no numbers"):
         dialogue.run(p_v, np.zeros_like(p_an))
     with pytest.raises(LanguageModelError, match="there is no window"):
         dialogue.ask("Why?")

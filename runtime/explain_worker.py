@@ -36,6 +36,7 @@ console = Console(stderr=True)
 TOPIC, GROUP = "tvau-explain/request", "tvau"
 CONTENT_TYPE = "application/x-safetensors"
 _ANSWER_SECONDS = 600.0
+_WAITING = 64  # requests that a worker keeps waiting
 
 
 class ExplainWorker:
@@ -59,7 +60,8 @@ class ExplainWorker:
         self._config = config.model_copy(update={"client_id": f"tvau-explain-{name}"[:64], "wait": False})
         # With when each is too old: mosquitto 2.0.11 stops to deliver to a client that takes one at a time once a
         # message has expired at the broker, so they wait here.
-        self._requests: queue.Queue[tuple[mqtt.MQTTMessage, float] | None] = queue.Queue()
+        self._requests: queue.Queue[tuple[mqtt.MQTTMessage, float]] = queue.Queue(_WAITING)
+        self._closing = threading.Event()
         self._ready = threading.Event()
         self._refusal: str | None = None
         self.answered = self.expired = 0
@@ -69,12 +71,7 @@ class ExplainWorker:
         self._client.on_subscribe = lambda *_: self._ready.set()
         self._client.on_message = self._on_message
         try:
-            self._client.connect(
-                config.host,
-                config.effective_port,
-                config.keepalive,
-                clean_start=True,
-            )
+            self._client.connect(config.host, config.effective_port, config.keepalive, clean_start=True)
         except (OSError, ValueError) as error:
             raise BrokerError(f"broker {config.address}: {failure_reason(error)}") from error
         self._client.loop_start()
@@ -94,8 +91,8 @@ class ExplainWorker:
         self.close()
 
     def close(self) -> None:
-        """Answer what is being answered, and disconnect."""
-        self._requests.put(None)
+        """Answer what is being answered, and disconnect; what waits is not answered."""
+        self._closing.set()
         self._thread.join()
         self._client.disconnect()
         self._client.loop_stop()
@@ -112,11 +109,17 @@ class ExplainWorker:
 
     def _on_message(self, client: mqtt.Client, data: Any, message: mqtt.MQTTMessage) -> None:
         seconds = getattr(message.properties, "MessageExpiryInterval", _ANSWER_SECONDS)
-        self._requests.put((message, time.monotonic() + seconds))
+        try:
+            self._requests.put_nowait((message, time.monotonic() + seconds))
+        except queue.Full:
+            log.warning("a request is dropped: %d wait already", _WAITING)
 
     def _serve(self) -> None:
-        while (item := self._requests.get()) is not None:
-            message, until = item
+        while not self._closing.is_set():
+            try:
+                message, until = self._requests.get(timeout=0.2)
+            except queue.Empty:
+                continue
             if time.monotonic() > until:
                 self.expired += 1
                 continue

@@ -182,10 +182,8 @@ def _record(clip: LabelledClip, looked: Looked, stages: Stages, ablations: bool)
 def _ask(stages: Stages, window: Sequence[Evidence], truth: Stretch, *, with_rae: bool) -> Turn:
     assert stages.dialogue is not None
     p_an = stages.rae.run(np.stack([item.h_c for item in window])) if with_rae else None
-    result = stages.dialogue.run(np.stack([item.p_v for item in window]), p_an)
-    if result.p_yes is not None and np.isnan(result.p_yes):
-        raise LanguageModelError(
-            f"clip {window[0].camera}: the language model's logits are no numbers; P_V or P_An overflows, or the GGUF "
-            "is damaged: export the bundle again with --llm f16 or --llm f32"
-        )
+    try:
+        result = stages.dialogue.run(np.stack([item.p_v for item in window]), p_an)
+    except LanguageModelError as error:
+        raise LanguageModelError(f"clip {window[0].camera}: {error}") from error
     return Turn(truth, result.p_yes, result.answers)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from tvau_edge.export import graphs, verify
+from tvau_edge.export.adapter import write_adapter
 from tvau_edge.export.checkpoint import Checkpoint
 from tvau_edge.export.errors import ExportError
 from tvau_edge.export.language import write_gguf
@@ -43,6 +44,7 @@ from tvau_edge.runtime.positions import moments_differ
 BACKENDS = ("onnxruntime", "openvino")
 _LIBRARIES = ("torch", "onnx", "onnxruntime", "openvino", "gguf", "llama-cpp-python", "tvau-edge")
 _M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
+_ADAPTER = "lora.gguf"
 _CHECKED = 4  # temporal patches that graphs are compared on
 _CALIBRATED = 32
 
@@ -290,6 +292,8 @@ def _export_language(
         whole.unlink()
     parts.checks.append(verify.check_language(checkpoint, writer.path(name), kind))
     parts.language.append(LanguageFile(type=kind, file=name))
+    if checkpoint.lora is not None:
+        write_adapter(checkpoint, writer.path(_ADAPTER))
 
 
 def _tower(checkpoint: Checkpoint) -> TowerWidths:
@@ -325,4 +329,5 @@ def _language(checkpoint: Checkpoint, parts: _Parts) -> Language:
             vocabulary=text.vocab_size,
             tied=checkpoint.tied,
         ),
+        adapter=_ADAPTER if checkpoint.lora is not None else None,
     )

@@ -93,8 +93,13 @@ class Lora:
         """The weight [out, in] with the adapter added, float32; as it was when the adapter leaves it alone."""
         if name not in self.scales:
             return weight
-        a, b = (self._files.tensor(half).float() for half in self._pairs[name])  # [r, in], [out, r]
-        return torch.addmm(weight.float(), b, a, alpha=self.scales[name])  # [out, in]
+        a, b = self.pair(name)  # [r, in], [out, r]
+        return torch.addmm(weight.float(), b, a)  # [out, in]
+
+    def pair(self, name: str) -> tuple[Tensor, Tensor]:
+        """A [r, in] and B [out, r] of a weight in `scales`, float32, with the scale in B: what is added is B A."""
+        a, b = (self._files.tensor(half).float() for half in self._pairs[name])
+        return a, b * self.scales[name]
 
 
 def canonical(name: str) -> str:

@@ -53,6 +53,11 @@ class Announcer:
         self._lock = threading.Lock()
         self.published = 0
 
+    def set_prompts(self, prompts: Prompts) -> None:
+        """Name other class prompts in the verdicts from now on."""
+        with self._lock:
+            self._prompts = prompts
+
     def announce(self, update: EventUpdate, latency_ms: dict[str, float]) -> None:
         """Publish what the trigger says, with the latency of each stage so far."""
         with self._lock:
@@ -103,6 +108,7 @@ class Announcer:
             prompts=self._prompts,
             model=self._model,
             latency_ms={stage: round(value, 3) for stage, value in event.latency_ms.items()},
+            late=update and event.explanation is not None and event.explanation.late,
         )
         event.sequence += 1
         self.published += 1

@@ -182,6 +182,43 @@ class LanguageConfig(Table):
     unsure: Annotated[
         tuple[float, float], Field(description="band of p_yes in which the verdict says 'unsure'")
     ] = (0.4, 0.6)
+    calibration: Annotated[
+        Path | None, Field(description="JSON file that makes p_yes a probability; none: as the model has it")
+    ] = None
+    history: Annotated[
+        Literal["all", "first", "none"],
+        Field(description="what a question sees of those before it; the rest is answered side by side"),
+    ] = "all"
+    prompts: Annotated[Path, Field(description="file of the class prompts that were set at run time")] = Path(
+        "tvau-prompts.safetensors"
+    )
+    worker: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            max_length=200,
+            pattern=r"^[^+#$\x00][^+#\x00]*$",
+            description="topic on which `tvau explain` workers take requests; none: the model runs on this box",
+        ),
+    ] = None
+    late_seconds: Annotated[
+        PositiveFloat, Field(description="an explanation that comes later after its event is marked late")
+    ] = 30.0
+    deadline_seconds: Annotated[
+        PositiveFloat, Field(description="an event that waited longer for its explanation gets none")
+    ] = 300.0
+    answer_seconds: Annotated[
+        PositiveFloat,
+        Field(description="one explanation that takes longer has failed; the model is restarted"),
+    ] = 120.0
+    question_seconds: Annotated[
+        PositiveFloat, Field(description="a question that is not answered by then is given up")
+    ] = 60.0
+    waiting: Annotated[PositiveInt, Field(description="events and questions that may wait")] = 8
+    kept_events: Annotated[PositiveInt, Field(description="recent events that can be asked about")] = 32
+    kept_bytes: Annotated[PositiveInt, Field(description="bound on their evidence in memory, bytes")] = (
+        64 * 1024 * 1024
+    )
     explain_after: Annotated[
         PositiveInt | None,
         Field(
@@ -189,6 +226,13 @@ class LanguageConfig(Table):
             description="temporal patches after an event's opening at which it is explained; none: half a window",
         ),
     ] = None
+
+    def beside(self, folder: Path) -> "LanguageConfig":
+        """The same with relative paths of its files resolved against `folder`."""
+        paths = {"prompts": folder / self.prompts}
+        if self.calibration is not None:
+            paths["calibration"] = folder / self.calibration
+        return self.model_copy(update=paths)
 
     @model_validator(mode="after")
     def _band(self) -> "LanguageConfig":
@@ -299,6 +343,7 @@ def load_config(
             "bundle": folder / config.bundle,
             "broker": config.broker.beside(folder),
             "outbox": config.outbox.model_copy(update={"path": folder / config.outbox.path}),
+            "language": config.language.beside(folder),
             "camera": [
                 camera.model_copy(update={"source": _beside(folder, camera.source)})
                 for camera in config.camera

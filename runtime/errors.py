@@ -9,9 +9,12 @@ __all__ = [
     "CommandError",
     "ConfigError",
     "DiskFullError",
+    "EvidenceError",
     "LanguageModelError",
     "MissingExtraError",
     "OutboxError",
+    "PromptsError",
+    "RequestError",
     "SourceError",
     "TvauError",
 ]
@@ -47,6 +50,18 @@ class BackendError(TvauError):
 
 class LanguageModelError(TvauError):
     """llama.cpp cannot load or evaluate the language model."""
+
+
+class RequestError(TvauError):
+    """A request over MQTT has no answer, or one that says no."""
+
+
+class PromptsError(TvauError):
+    """Class prompts cannot be used: empty, too long, or read differently here than at export."""
+
+
+class EvidenceError(TvauError):
+    """Evidence of an event is damaged, of another model, or no longer kept."""
 
 
 class DiskFullError(TvauError):

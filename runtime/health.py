@@ -57,6 +57,14 @@ class DialogueHealth(Message):
 
     waiting: Annotated[int, Field(description="events that wait to be explained")]
     busy_seconds: Annotated[float, Field(description="that the explanation under way has taken")]
+    state: Annotated[
+        str,
+        Field(
+            description="loading, ready, answering, closed; gone: it ended, and starts anew with the next event"
+        ),
+    ] = "ready"
+    late: Annotated[int, Field(description="explanations that came late")] = 0
+    restarts: Annotated[int, Field(description="of its process")] = 0
     explained: int
     given_up: Annotated[int, Field(description="events that waited too long")]
 
@@ -143,6 +151,9 @@ class HealthReader:
             else DialogueHealth(
                 waiting=explainer.waiting,
                 busy_seconds=round(explainer.busy_seconds, 1),
+                state=explainer.health().state,
+                late=explainer.health().late,
+                restarts=explainer.health().restarts,
                 explained=pipeline.explained,
                 given_up=explainer.given_up,
             ),

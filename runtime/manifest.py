@@ -150,6 +150,10 @@ class Language(Part):
     questions: Annotated[list[Question], Field(min_length=1)]
     max_answer_tokens: PositiveInt = 48
     widths: Annotated[DecoderWidths | None, Field(description="absent in bundles of older versions")] = None
+    adapter: Annotated[
+        FileName | None,
+        Field(description="the LoRA that is merged into the files, as GGUF; taken off to read class prompts"),
+    ] = None
 
 
 class ClassPrompts(Part):
@@ -227,7 +231,9 @@ class Manifest(Part):
     @model_validator(mode="after")
     def _files_exist(self) -> "Manifest":
         named = [graph.file for graph in (*self.vision, *self.rae)] + [self.class_prompts.file]
-        named += [file.file for file in self.language.files] if self.language else []
+        if self.language:
+            named += [file.file for file in self.language.files]
+            named += [self.language.adapter] if self.language.adapter else []
         for name in named:
             if name not in self.files:
                 raise ValueError(f"{name} is used but does not stand in files")

@@ -21,6 +21,7 @@ from tvau_edge.runtime.errors import SourceError
 from tvau_edge.runtime.explain import Explainer, Explanation
 from tvau_edge.runtime.intake import Cut, Intake
 from tvau_edge.runtime.manifest import Thresholds
+from tvau_edge.runtime.prompt_store import PromptsInForce
 from tvau_edge.runtime.sampler import TemporalPatch
 from tvau_edge.runtime.summary import CameraSummary, Summary
 from tvau_edge.runtime.timeline import Timeline
@@ -66,6 +67,7 @@ class Pipeline:
         on_patch: called after each temporal patch with the camera's name and the patch's stamp in seconds.
         reopen_vision: loads the vision graph anew, when it fails or hangs; None: then the run ends.
         on_tick: called a few times a second by the thread that runs.
+        prompts: the class prompts that may change at run time; None for the bundle's.
     """
 
     def __init__(
@@ -79,10 +81,11 @@ class Pipeline:
         on_patch: Callable[[str, float], None] | None = None,
         reopen_vision: Callable[[], Vision] | None = None,
         on_tick: Callable[[], None] | None = None,
+        prompts: PromptsInForce | None = None,
     ) -> None:
         self._manifest = manifest = bundle.manifest
         self._config, self._sink = config, sink
-        self._on_patch, self._on_tick = on_patch, on_tick
+        self._on_patch, self._on_tick, self._prompts = on_patch, on_tick, prompts
         self._explain_after = config.language.explain_after or manifest.geometry.temporal_patches // 2
         self.thresholds = self._thresholds(config.trigger)
         self.intake = Intake([camera.name for camera in config.camera], most=config.vision.batch)
@@ -114,7 +117,18 @@ class Pipeline:
             self._lock,
             config.vision.stall_seconds,
             reopen_vision,
+            self._take_up_prompts,
         )
+
+    def _take_up_prompts(self, vision: Vision) -> None:
+        """Use other class prompts from the next pass on, if some were set; called between two passes."""
+        if self._prompts is None or (prompts := self._prompts.refresh(vision)) is None:
+            return
+        self._announcer.set_prompts(prompts)
+        with self._lock:
+            for camera in self._cameras.values():
+                if camera.gate is not None:  # what it holds was seen with the prompts before
+                    camera.gate.forget()
 
     def _thresholds(self, trigger: TriggerConfig) -> Thresholds:
         given = self._manifest.thresholds
@@ -341,7 +355,7 @@ class Pipeline:
             self._explaining[update.event] = camera
             if len(self._explaining) > _REMEMBERED:
                 self._explaining.popitem(last=False)
-            self.explainer.submit(update.event, update.window)
+            self.explainer.submit(update.event, update.window, update.peak)
 
     def _explained(self, explanation: Explanation) -> None:
         self.explained += 1

@@ -67,6 +67,9 @@ class Prompts(Message):
 
     normal: list[str]
     abnormal: list[str]
+    version: Annotated[
+        int, Field(ge=0, description="0: the bundle's own; each that is set at run time has one")
+    ] = 0
 
 
 class Model(Message):
@@ -115,7 +118,7 @@ class Verdict(Message):
     prompts: Prompts
     model: Model
     latency_ms: Annotated[dict[str, float], Field(description="per stage")] = {}
-    late: Annotated[bool, Field(description="it waited in the outbox")] = False
+    late: Annotated[bool, Field(description="it waited in the outbox, or its explanation came late")] = False
     abridged: Annotated[
         bool, Field(description="texts, regions and prompts are left out: the broker takes no larger message")
     ] = False

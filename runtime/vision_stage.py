@@ -35,6 +35,7 @@ class VisionStage:
         lock: held while items are judged.
         stall_seconds: that a pass may take.
         reopen: loads the graph anew; None: a failure or a hang is the end.
+        before: called with the graph before each pass; may set its class features.
     """
 
     def __init__(
@@ -46,10 +47,11 @@ class VisionStage:
         lock: threading.RLock,
         stall_seconds: float,
         reopen: Callable[[], Vision] | None,
+        before: Callable[[Vision], None] | None = None,
     ) -> None:
         self._given, self._vision, self._intake = vision, vision, intake
         self._judge, self._held, self._lock = judge, held, lock
-        self._stall_seconds, self._reopen = stall_seconds, reopen
+        self._stall_seconds, self._reopen, self._before = stall_seconds, reopen, before
         self._turn = 0  # of the thread in charge
         self._busy: float | None = None  # since when it is inside the graph
         self._trouble = 0  # failures and hangs in a row
@@ -125,6 +127,8 @@ class VisionStage:
                 self.finished.set()
 
     def _look(self, batch: list[TemporalPatch | Cut], turn: int) -> None:
+        if self._before is not None:
+            self._before(self._vision)
         with self._lock:
             known = [None if isinstance(item, Cut) else self._held(item) for item in batch]
         patches = [

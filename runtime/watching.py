@@ -16,26 +16,23 @@ import typer
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
-from tvau_edge.devices.host import usable_cores
-from tvau_edge.runtime import device_commands
+from tvau_edge.runtime import device_commands, language_commands
 from tvau_edge.runtime.broker_config import parse_broker
 from tvau_edge.runtime.bundle import Bundle
 from tvau_edge.runtime.commands import Commands
 from tvau_edge.runtime.config import SiteConfig, load_config, parse_config
-from tvau_edge.runtime.dialogue import Dialogue, context_needed
-from tvau_edge.runtime.errors import ConfigError, LanguageModelError, MissingExtraError, TvauError
-from tvau_edge.runtime.explain import Explainer, Explanation
+from tvau_edge.runtime.errors import ConfigError, TvauError
 from tvau_edge.runtime.extras import require
 from tvau_edge.runtime.feed import open_source
 from tvau_edge.runtime.homeassistant import HomeAssistant
-from tvau_edge.runtime.llama import LanguageModel
+from tvau_edge.runtime.language import open_language
 from tvau_edge.runtime.metrics import Metrics
 from tvau_edge.runtime.outbox import Outbox
 from tvau_edge.runtime.overlay import Overlay, contact_sheet, record
 from tvau_edge.runtime.oversight import Oversight
 from tvau_edge.runtime.pipeline import Pipeline
+from tvau_edge.runtime.prompt_store import PromptsInForce, PromptStore
 from tvau_edge.runtime.publisher import Publisher
-from tvau_edge.runtime.rae import Rae
 from tvau_edge.runtime.source import Source
 from tvau_edge.runtime.summary import Summary
 from tvau_edge.runtime.supervision import Notifier
@@ -154,6 +151,7 @@ def configure(
         )
     # Without a site there is no place for an outbox that outlives the run.
     folder = Path(tempfile.mkdtemp(prefix="tvau-"))
+    tables["language"]["prompts"] = folder / "prompts.safetensors"
     return parse_config({**tables, **overrides, "outbox": {"path": folder / "outbox.db"}}, "command line")
 
 
@@ -195,7 +193,6 @@ def _watch(
 ) -> tuple[Summary, Pipeline, SiteConfig | None]:
     """Watch by one configuration; also returns that which is to follow, where one is."""
     with ExitStack() as stack:
-        language = stack.enter_context(ExitStack())
         with console.status("opening the bundle"):
             bundle = Bundle.open(site.bundle)
 
@@ -204,7 +201,7 @@ def _watch(
 
             vision = open_vision()
             stack.callback(vision.close)
-            explainer, kind = open_language(site, bundle, language)
+            explainer, kind = open_language(site, bundle, stack)
         outbox = Outbox(site.outbox.path, site.outbox.max_bytes, site.outbox.max_age_seconds)
         stack.callback(outbox.close)
         commands = Commands(site.commands.enabled, site.commands.per_minute, site.commands.max_bytes)
@@ -226,11 +223,14 @@ def _watch(
             show,
             reopen_vision=open_vision,
             on_tick=oversight.tick,
+            prompts=PromptsInForce(PromptStore(site.language.prompts, bundle)),
         )
         if site.health.prometheus_port is not None:
             metrics = Metrics(site.health.prometheus_host, site.health.prometheus_port, oversight.health)
             stack.callback(metrics.close)
         device_commands.register(commands, pipeline, publisher)
+        # Another view of the same file: what one has seen of it, the other still has to see.
+        language_commands.register(commands, pipeline.explainer, PromptStore(site.language.prompts, bundle))
         commands.start()
         stack.callback(commands.close)
         publisher.start()
@@ -246,8 +246,6 @@ def _watch(
             left = publisher.stop()
             if left:
                 console.print(f"{left} messages were not delivered; they wait in {site.outbox.path}")
-            if pipeline.explainer is not None and pipeline.explainer.busy_seconds:
-                language.pop_all()  # what its thread is using must not be closed
         return summary, pipeline, oversight.following
 
 
@@ -264,45 +262,6 @@ def _progress() -> Iterator[Callable[[str, float], None]]:
             progress.update(tasks[camera], description=f"{camera} at {pts:.1f} s")
 
         yield show
-
-
-def open_language(
-    site: SiteConfig, bundle: Bundle, stack: ExitStack
-) -> tuple[Callable[[Callable[[Explanation], None]], Explainer] | None, str | None]:
-    """Load the language model and RAE, unless they are off, absent, or too big and not insisted upon.
-
-    Returns:
-        What makes the explainer, and the GGUF type; both None when verdicts go without text.
-    """
-    wanted = site.language.enabled
-    if wanted == "off":
-        return None, None
-    file = bundle.language(site.language.type)
-    language = bundle.manifest.language
-    if file is None or language is None:
-        if wanted == "on":
-            raise ConfigError(
-                f"language.enabled is 'on', but {bundle.path} has no language model; export with --llm"
-            )
-        return None, None
-    manifest = bundle.manifest
-    try:
-        model = LanguageModel(
-            bundle.file(file.file),
-            context=context_needed(language, manifest.geometry, manifest.base_tokens),
-            threads=site.language.threads or usable_cores(),
-            gpu_layers=site.language.gpu_layers,
-        )
-    except (MissingExtraError, LanguageModelError) as error:
-        if wanted == "on":
-            raise
-        console.print(f"verdicts go without text: {error}", highlight=False)
-        return None, None
-    stack.callback(model.close)
-    rae = Rae.open(bundle, site.vision.backend, site.vision.threads)
-    stack.callback(rae.close)
-    dialogue = Dialogue(model, language, manifest.geometry)
-    return lambda publish: Explainer(rae, dialogue, publish), file.type
 
 
 def _on_signals(pipeline: Pipeline, oversight: Oversight | None, stack: ExitStack) -> None:

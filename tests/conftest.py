@@ -118,7 +118,9 @@ def _model(
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
-def write_red_bundle(folder: Path, gguf: Path | None = None) -> Path:
+def write_red_bundle(
+    folder: Path, gguf: Path | None = None, features: np.ndarray | None = None, adapter: Path | None = None
+) -> Path:
     """A bundle whose vision graph marks what is red, so that a test knows what there is to see in a drawn clip.
 
     With `gguf`, a language model of width 64, it has a dialogue as well.
@@ -132,13 +134,17 @@ def write_red_bundle(folder: Path, gguf: Path | None = None) -> Path:
             system_prompt="You watch a surveillance camera.",
             questions=[Question(key=key, text=text) for key, text in QUESTIONS.items()],
             max_answer_tokens=6,
+            adapter=adapter.name if adapter is not None else None,
         )
     with BundleWriter(folder) as writer:
         onnx.save(_red_vision(), writer.path("vision.onnx"))
         onnx.save(_random_rae(2), writer.path("rae.onnx"))
         if gguf is not None:
             shutil.copyfile(gguf, writer.path(gguf.name))
-        writer.add_class_features("class_prompts.safetensors", np.eye(2, WIDTH, dtype=np.float32))
+        if adapter is not None:
+            shutil.copyfile(adapter, writer.path(adapter.name))
+        features = np.eye(2, WIDTH, dtype=np.float32) if features is None else features
+        writer.add_class_features("class_prompts.safetensors", features)
         writer.finish(
             lambda files: Manifest(
                 name="red",

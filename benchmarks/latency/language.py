@@ -13,8 +13,10 @@ from tvau_edge.devices.host import usable_cores
 from tvau_edge.runtime.bundle import Bundle
 from tvau_edge.runtime.dialogue import Dialogue, context_needed
 from tvau_edge.runtime.errors import BundleError
+from tvau_edge.runtime.grammar import answer_grammar
 from tvau_edge.runtime.llama import LanguageModel
-from tvau_edge.runtime.manifest import Language
+from tvau_edge.runtime.llama_grammar import Grammar
+from tvau_edge.runtime.manifest import Language, Question
 from tvau_edge.runtime.positions import text_positions, video_positions
 from tvau_edge.runtime.rae import Rae
 from tvau_edge.runtime.vision import Vision
@@ -128,15 +130,17 @@ class _Naive:
         self._model, self._geometry = model, bundle.manifest.geometry
         self._language = language_of(bundle)
         self._p_v, self._p_an = p_v, p_an
+        # Bound to the same answers as the runtime's, so that both say as much.
+        self._grammars = {q.key: Grammar(model, answer_grammar(q.key)) for q in self._language.questions}
 
     def run(self) -> list[str]:
         """Ask every question; returns the answers."""
         turns: list[tuple[str, str]] = []
         for question in self._language.questions:
-            turns.append((question.text, self._complete(turns, question.text)))
+            turns.append((question.text, self._complete(turns, question)))
         return [answer for _, answer in turns]
 
-    def _complete(self, turns: list[tuple[str, str]], question: str) -> str:
+    def _complete(self, turns: list[tuple[str, str]], question: Question) -> str:
         model = self._model
         model.clear()
         head = f"<|im_start|>system\n{self._language.system_prompt}<|im_end|>\n<|im_start|>user\n<|vision_start|>"
@@ -149,12 +153,15 @@ class _Naive:
         model.evaluate_embeddings(self._p_an, text_positions(model.position, len(self._p_an)))
         for asked, answer in turns:
             self._tell(f"{asked}<|im_end|>\n<|im_start|>assistant\n{answer}<|im_end|>\n<|im_start|>user\n")
-        self._tell(f"{question}<|im_end|>\n<|im_start|>assistant\n")
+        self._tell(f"{question.text}<|im_end|>\n<|im_start|>assistant\n")
+        grammar = self._grammars[question.key]
+        grammar.restart()
         said: list[int] = []
         for _ in range(self._language.max_answer_tokens):
-            token = int(model.logits().argmax())
+            token = grammar.choose(model.logits())
             if model.ends(token):
                 break
+            grammar.accept(token)
             said.append(token)
             model.evaluate_tokens([token])
         return model.text(said).strip()

@@ -7,6 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tvau_edge.export.checkpoint import Checkpoint
+from tvau_edge.runtime.calibration import YesCalibration
 from tvau_edge.runtime.dialogue import Dialogue, clean, context_needed
 from tvau_edge.runtime.errors import LanguageModelError
 from tvau_edge.runtime.llama import LanguageModel
@@ -136,12 +137,12 @@ def test_a_question_of_ones_own_follows_the_others(model, monkeypatch):
     assert model.evaluated == result.tokens + sum(spy.parts)
     assert not spy.embeddings  # the clip is not evaluated again
     opening = model.tokenize("<|im_start|>", control=True)
-    assert spy.tokens[1] == opening[0]  # after the line's end that follows the last answer
+    assert spy.tokens[2] == opening[0]  # after the last answer's end and the line's
     assert "user\nAnd why?<|im_end|>" in model.text(spy.tokens)
 
 
 def test_asking_one_by_one_is_what_run_does(model):
-    dialogue = Dialogue(model, language(), CLIP)
+    dialogue = Dialogue(model, language(), CLIP, free=True)
     result = dialogue.run(*window())
     dialogue.begin(*window())
     assert tuple((question, dialogue.ask(question)) for question in QUESTIONS.values()) == result.turns
@@ -188,10 +189,10 @@ def test_an_answer_ends_at_its_end_or_its_limit(model, monkeypatch):
     logits = np.zeros(model.tokens, np.float32)
     monkeypatch.setattr(model, "logits", lambda: logits)
     logits[end] = 9
-    ended = Dialogue(model, language(), CLIP).run(*window())
+    ended = Dialogue(model, language(), CLIP, free=True).run(*window())
     assert set(ended.answers.values()) == {""}
     logits[word] = 10
-    endless = Dialogue(model, language(), CLIP).run(*window())
+    endless = Dialogue(model, language(), CLIP, free=True).run(*window())
     assert set(endless.answers.values()) == {model.text([word] * 6)}
     assert endless.tokens == ended.tokens + 6 * len(QUESTIONS)
 
@@ -211,10 +212,10 @@ def test_control_tokens_of_a_stranger_stay_text(model, monkeypatch, key):
     words = language(**{"questions": {"anomaly": "What?"}} | changes)
     Dialogue(model, words, CLIP).run(*window())
     found = {name: spy.tokens.count(token) for name, token in control.items()}
-    # The template's own: system, user, assistant begin; system, user and the answer end.
+    # The template's own: system, user, assistant begin; system and user end. The answer's end would come with more.
     assert found == {
         "<|im_start|>": 3,
-        "<|im_end|>": 3,
+        "<|im_end|>": 2,
         "<|vision_end|>": 1,
         "<|vision_start|>": 1,
         "<|endoftext|>": 0,
@@ -249,8 +250,137 @@ def test_the_context_that_is_computed_is_enough(tiny_gguf, monkeypatch, answer_t
     p_v, p_an = window(anomaly=2 * 20)
     with LanguageModel(tiny_gguf, context=context_needed(words, CLIP, 10), threads=1) as model:
         monkeypatch.setattr(model, "ends", lambda token: False)  # the longest answers there are
-        result = Dialogue(model, words, CLIP).run(p_v, p_an)
+        result = Dialogue(model, words, CLIP, free=True).run(p_v, p_an)
         assert result.tokens <= context_needed(words, CLIP, 10)
+
+
+def test_evidence_that_makes_no_numbers_is_told_and_does_not_spread(model):
+    dialogue = Dialogue(model, language(), CLIP)
+    p_v, p_an = window()
+    before = dialogue.run(p_v, p_an)
+    with pytest.raises(LanguageModelError, match="logits are no numbers"):
+        dialogue.run(p_v, np.zeros_like(p_an))
+    with pytest.raises(LanguageModelError, match="there is no window"):
+        dialogue.ask("Why?")
+    again = dialogue.run(p_v, p_an)
+    assert (again.answers, again.p_yes) == (before.answers, before.p_yes)
+
+
+@pytest.fixture(scope="module")
+def branching(tiny_gguf):
+    with LanguageModel(tiny_gguf, context=1024, branches=3, threads=1, exact_cache=True) as model:
+        yield model
+
+
+def test_side_by_side_is_one_by_one_from_the_same_window(branching, monkeypatch):
+    """Questions in parallel are answered as each would be alone: they share the window and nothing else."""
+    alone = {}
+    for key, text in QUESTIONS.items():
+        dialogue = Dialogue(branching, language({key: text}), CLIP)
+        result = dialogue.run(*window())
+        alone[key] = result.answers[key]
+        if key == "anomaly":
+            p_yes = result.p_yes
+    spy = Spy(branching, monkeypatch)
+    result = Dialogue(branching, language(), CLIP, history="none").run(*window())
+    assert result.answers == alone
+    assert result.p_yes == pytest.approx(p_yes, abs=1e-5)
+    assert len(spy.embeddings) == 2  # the clip, once
+
+
+def test_all_but_the_first_side_by_side(branching):
+    first = Dialogue(branching, language(), CLIP).run(*window())
+    dialogue = Dialogue(branching, language(), CLIP, history="first")
+    result = dialogue.run(*window())
+    assert result.p_yes == first.p_yes
+    # The first and the second see the same in both.
+    assert [result.answers[key] for key in ("anomaly", "target")] == [
+        first.answers[key] for key in ("anomaly", "target")
+    ]
+    assert list(result.answers) == list(QUESTIONS)
+
+
+@pytest.mark.parametrize("history", ["none", "first", "all"])
+def test_a_question_of_ones_own_sees_all_turns(branching, monkeypatch, history):
+    dialogue = Dialogue(branching, language(), CLIP, history=history)
+    dialogue.run(*window())
+    turns = dialogue.turns
+    spy = Spy(branching, monkeypatch)
+    answer = dialogue.ask("And why?")
+    assert not spy.embeddings
+    again = Dialogue(branching, language(), CLIP)
+    again.begin(*window())
+    for turn in turns:
+        again.recall(turn.key, turn.question, turn.text, turn.said)
+    assert again.ask("And why?") == answer
+    assert dialogue.turns == again.turns
+    assert [turn.question for turn in again.turns] == [*QUESTIONS.values(), "And why?"]
+
+
+def test_tokens_of_a_stranger_are_not_believed(model):
+    dialogue = Dialogue(model, language(), CLIP)
+    dialogue.begin(*window())
+    control = model.tokenize("<|im_start|>", control=True)
+    for tokens in (control, [-1], [model.tokens], None):
+        dialogue.recall("target", "Which?", "A man.", tokens)
+        assert dialogue.turns[-1].said == model.tokenize("A man.")
+
+
+def test_a_longer_window_is_that_from_the_beginning(branching, monkeypatch):
+    generator = np.random.default_rng(8)
+    p_v = generator.normal(0, 0.3, (5, TOKENS, 64)).astype(np.float32)
+    p_an = generator.normal(0, 0.3, (4 * 12, 64)).astype(np.float32)
+    dialogue = Dialogue(branching, language(), CLIP)
+    dialogue.begin(p_v, p_an)
+    dialogue._pose("anomaly", "Is there any?")
+    whole = branching.logits()
+    dialogue.begin(p_v[:3], p_an[:24])
+    dialogue.ask("What?")
+    spy = Spy(branching, monkeypatch)
+    dialogue.extend(p_v[3:], p_an)
+    np.testing.assert_array_equal(spy.embeddings[0], p_v[3:].reshape(-1, 64))  # only what is new
+    dialogue._pose("anomaly", "Is there any?")
+    np.testing.assert_allclose(branching.logits(), whole, atol=1e-4)
+    assert dialogue.run_longer(p_v[:1], p_an).answers.keys() == QUESTIONS.keys()
+
+
+def test_a_long_dialogue_forgets_its_oldest_questions(tiny_gguf):
+    words = language(max_answer_tokens=4)
+    room = context_needed(words, CLIP, 2, own=60)
+    with LanguageModel(tiny_gguf, context=room, threads=1) as model:
+        dialogue = Dialogue(model, words, CLIP)
+        dialogue.run(*window())
+        for number in range(9):
+            dialogue.ask(f"And what about number {number}?")
+        questions = [turn.question for turn in dialogue.turns]
+        assert questions[: len(QUESTIONS)] == list(QUESTIONS.values())
+        assert questions[-1] == "And what about number 8?"
+        assert len(questions) < len(QUESTIONS) + 9
+        with pytest.raises(LanguageModelError, match="more than the context"):
+            dialogue.ask("why " * 400)
+
+
+def test_p_yes_is_calibrated(model):
+    curve = YesCalibration(
+        slope=2,
+        intercept=0.5,
+        bundle="b",
+        language="f32",
+        data="drawn",
+        windows=9,
+        error_before=0.3,
+        error_after=0.1,
+    )
+    plain = Dialogue(model, language(), CLIP).run(*window())
+    result = Dialogue(model, language(), CLIP, calibration=curve).run(*window())
+    assert result.log_odds == plain.log_odds
+    assert plain.p_yes == pytest.approx(1 / (1 + math.exp(-plain.log_odds)))
+    assert result.p_yes == pytest.approx(1 / (1 + math.exp(-(2 * plain.log_odds + 0.5))))
+
+
+def test_more_branches_than_there_are(model):
+    with pytest.raises(ValueError, match="2 branches of a model that was opened for 0"), model.fork(2):
+        pass
 
 
 @given(st.text(max_size=600))

@@ -12,7 +12,7 @@ from jsonschema import Draft202012Validator
 from PIL import Image
 
 from tvau_edge.runtime import watching
-from tvau_edge.runtime.errors import ConfigError
+from tvau_edge.runtime.errors import ConfigError, MissingExtraError
 from tvau_edge.runtime.verdict import verdict_schema
 from tvau_edge.runtime.watching import configure
 
@@ -300,5 +300,5 @@ def test_a_result_that_cannot_be_written_is_told_before_the_work(
 def test_the_extra_of_a_recording_is_asked_for_first(red_bundle, clip, monkeypatch, tmp_path):
     monkeypatch.setattr("tvau_edge.runtime.extras.installed", lambda extra: extra != "record")
     monkeypatch.setattr(watching, "watch", lambda site: pytest.fail("it watched first"))
-    with pytest.raises(watching.MissingExtraError, match=r"--record needs the extra 'record'"):
+    with pytest.raises(MissingExtraError, match=r"--record needs the extra 'record'"):
         watching.run_verb(bundle=red_bundle, source=str(clip), camera="camera", recording=tmp_path / "a.mp4")

@@ -1,0 +1,116 @@
+"""What naming one behaviour does to the scores of all: `python -m tvau_edge.reference.named`.
+
+The prompts are read by the bundle's language model as on a device; the figures are of drawn clips.
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from sklearn.metrics import roc_auc_score
+
+from tvau_edge.devices.errors import TvauError
+from tvau_edge.reference.behaviours import ABNORMAL
+from tvau_edge.reference.samples import first_seed, samples
+from tvau_edge.runtime.bundle import Bundle
+from tvau_edge.runtime.class_prompts import CONTEXT, nested, read_checked
+from tvau_edge.runtime.heatmap import heatmap, patch_score
+from tvau_edge.runtime.llama import LanguageModel
+from tvau_edge.runtime.sampler import TemporalPatch
+from tvau_edge.runtime.vision import Vision
+
+console = Console(stderr=True)
+_ALL, _DEVICE = "as exported", "read on the device"
+
+
+def main(
+    bundle: Annotated[Path, typer.Option(help="Folder of the bundle.")],
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "validation",
+    count: Annotated[int, typer.Option(min=20, help="Clips; every second one is normal.")] = 40,
+    kind: Annotated[str | None, typer.Option("--type", help="GGUF type; none: the first.")] = None,
+    cache: Annotated[Path, typer.Option(help="Folder of drawn clips.")] = Path("build/reference/clips"),
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here.")] = None,
+) -> None:
+    """Name each behaviour alone, and compare the scores of its patches with those of the other anomalies."""
+    opened, start = Bundle.open(bundle), first_seed(split)
+    own, file = opened.manifest.class_prompts, opened.language(kind)
+    if file is None:
+        raise TvauError(f"{bundle} has no language model")
+    with LanguageModel(opened.file(file.file), context=CONTEXT) as model:
+        device, cosine = read_checked(model, opened, own.normal, own.abnormal)
+        named = [read_checked(model, opened, own.normal, nested(text))[0][1] for text in ABNORMAL.values()]
+    # Rows of class features, and which two of them each set of prompts is made of.
+    rows = np.stack([*opened.class_features(), *device, *named])
+    pairs = {_ALL: (0, 1), _DEVICE: (2, 3)} | {name: (2, 4 + k) for k, name in enumerate(ABNORMAL)}
+    vision = Vision.open(opened, precision="fp32")
+    scores: dict[str, list[float]] = {name: [] for name in pairs}
+    labels, anomalies = [], []
+    for clip in track(
+        samples(range(start, start + count), cache, 1), "looking", total=count, console=console
+    ):
+        maps = similarities(vision, clip.frames, rows)
+        for name, pair in pairs.items():
+            scores[name] += [patch_score(heat) for heat in heatmap(maps[:, list(pair)])]
+        labels += list(clip.labels)
+        anomalies += [clip.anomaly] * len(clip.frames)
+    vision.close()
+    figures: dict[str, dict[str, float]] = {"cosine of the device's reading": {"value": cosine}}
+    seen = np.array(labels)
+    for name in (_ALL, _DEVICE):
+        figures[f"micro-AUC, {name}"] = {"value": 100 * float(roc_auc_score(seen, scores[name]))}
+    shows = np.array([anomaly or "" for anomaly in anomalies])
+    for name in ABNORMAL:
+        figures[name] = change(
+            np.array(scores[name]), np.array(scores[_ALL]), seen & (shows == name), seen & (shows != name)
+        )
+    table = Table(
+        title=f"{opened.manifest.name} {file.type}: {count} drawn clips; scores when one behaviour is named"
+    )
+    for column in ("", "value", "own", "own before", "others", "others before"):
+        table.add_column(column, justify="right" if column else "left")
+    for name, row in figures.items():
+        table.add_row(
+            name,
+            *(
+                f"{row[c]:.3f}" if c in row else ""
+                for c in ("value", "own", "own_before", "others", "others_before")
+            ),
+        )
+    Console().print(table)
+    if json_file:
+        json_file.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+def similarities(vision: Vision, frames: NDArray[np.uint8], rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Similarity of each cell to each row of class features: frames [K, 2, H, W, 3], rows [n, D] -> [K, n, H', W'].
+
+    The graph takes two rows at a time; n is even.
+    """
+    patches = [TemporalPatch("drawn", k, pair, (k, k), float(k)) for k, pair in enumerate(frames)]
+    parts = []
+    for start in range(0, len(rows), 2):
+        vision.set_class_features(rows[start : start + 2])
+        parts.append(np.stack([item.h_c for item in vision.run(patches)]))
+    return np.concatenate(parts, axis=1)
+
+
+def change(
+    now: NDArray[np.float64], before: NDArray[np.float64], own: NDArray[np.bool_], others: NDArray[np.bool_]
+) -> dict[str, float]:
+    """Mean scores of the patches that show what is named, and of those that show another anomaly."""
+    return {
+        "own": float(now[own].mean()),
+        "own_before": float(before[own].mean()),
+        "others": float(now[others].mean()),
+        "others_before": float(before[others].mean()),
+    }
+
+
+if __name__ == "__main__":
+    typer.run(main)

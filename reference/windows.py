@@ -1,0 +1,65 @@
+"""Windows of drawn clips as a bundle sees them, with the truth about each: what dialogues are judged on."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+
+from tvau_edge.reference.samples import samples
+from tvau_edge.runtime.bundle import Bundle
+from tvau_edge.runtime.language_messages import halved
+from tvau_edge.runtime.rae import Rae
+from tvau_edge.runtime.sampler import TemporalPatch
+from tvau_edge.runtime.vision import Vision
+
+console = Console(stderr=True)
+_BATCH = 4
+
+
+@dataclass(frozen=True)
+class SeenWindow:
+    """P_V [T', N, D] and P_An [K, D] as devices send them, whether there is an anomaly, and the right answers."""
+
+    p_v: NDArray[np.float32]
+    p_an: NDArray[np.float32]
+    abnormal: bool
+    answers: dict[str, str]
+
+
+def seen_windows(
+    bundle: Bundle, seeds: Sequence[int], cache: Path, per_clip: int = 2
+) -> Iterator[SeenWindow]:
+    """Draw clips and look at them with the bundle's own graphs; windows in which nobody could tell are left out.
+
+    Args:
+        bundle: of the reference checkpoint.
+        seeds: of the clips.
+        cache: folder of drawn clips.
+        per_clip: windows taken of each, at most.
+    """
+    vision, rae = Vision.open(bundle), Rae.open(bundle)
+    patches = bundle.manifest.geometry.temporal_patches
+    for clip in track(samples(seeds, cache, 1), "looking", total=len(seeds), console=console):
+        clear = [window for window in clip.windows if window.abnormal is not None]
+        items = [TemporalPatch("drawn", k, frames, (k, k), float(k)) for k, frames in enumerate(clip.frames)]
+        evidence = [
+            item
+            for start in range(0, len(items), _BATCH)
+            for item in vision.run(items[start : start + _BATCH])
+        ]
+        for window in clear[:: max(1, len(clear) // per_clip)][:per_clip]:
+            part = evidence[window.start : window.start + patches]
+            p_an = rae.run(np.stack([item.h_c for item in part]))
+            p_v = np.stack([item.p_v for item in part])
+            yield SeenWindow(
+                halved(p_v).astype(np.float32),
+                halved(p_an).astype(np.float32),
+                window.abnormal,
+                window.answers,
+            )
+    vision.close()
+    rae.close()

@@ -1,7 +1,7 @@
 """How good a bundle is on labelled clips, measured through the runtime's own stages.
 
-Frames are scored by the runtime's score of their temporal patch, and regions are those that the runtime would
-report (`looking.detect`); neither is smoothed over time, since the runtime does not smooth. Pixels are those of the
+Frames are scored by the runtime's score of their temporal patch, smoothed as the runtime does by default; regions are
+those that the runtime would report (`looking.detect`), which are not smoothed over time. Pixels are those of the
 frames that the model looked at, at the video's size. The dialogue is held about windows that lie end to end, and its
 answers are compared with what the data say of the same frames.
 

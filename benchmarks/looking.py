@@ -7,10 +7,12 @@ from numpy.typing import NDArray
 
 from tvau_edge.benchmarks.clips import LabelledClip
 from tvau_edge.benchmarks.errors import DataError
+from tvau_edge.runtime.config import TriggerConfig
 from tvau_edge.runtime.errors import BackendError, SourceError
 from tvau_edge.runtime.manifest import Geometry
 from tvau_edge.runtime.regions import Region, find_regions
 from tvau_edge.runtime.sampler import Sampler
+from tvau_edge.runtime.smoothing import Smoothing
 from tvau_edge.runtime.source import Source
 from tvau_edge.runtime.vision import Evidence, Vision
 
@@ -34,8 +36,9 @@ class Looked:
 
     @property
     def scores(self) -> NDArray[np.float64]:
-        """The runtime's own score of each frame, [F] in 0..1; not smoothed, since the runtime does not smooth."""
-        return np.array([item.score for item in self.evidence])[self.patch_of_frame]
+        """The runtime's own score of each frame, [F] in 0..1, smoothed as the runtime does by default."""
+        smoothing = Smoothing(TriggerConfig().smooth)
+        return np.array([smoothing.apply(item).score for item in self.evidence])[self.patch_of_frame]
 
     def detections(self, size: tuple[int, int], threshold: float) -> NDArray[np.float64]:
         """What `detect` finds in each frame, [N, 6]: frame, x1, y1, x2, y2 in inclusive pixels, score."""

@@ -129,6 +129,7 @@ class Pipeline:
             for camera in self._cameras.values():
                 if camera.gate is not None:  # what it holds was seen with the prompts before
                     camera.gate.forget()
+            camera.smoothing.forget()
 
     def _thresholds(self, trigger: TriggerConfig) -> Thresholds:
         given = self._manifest.thresholds
@@ -317,7 +318,7 @@ class Pipeline:
         if looked and camera.gate is not None:
             camera.gate.looked(item, evidence)
         camera.patches += 1
-        evidence = camera.zones.apply(evidence)
+        evidence = camera.smoothing.apply(camera.zones.apply(evidence))
         camera.saw(item, evidence)
         update = camera.trigger.push(evidence)
         if update is not None:

@@ -17,6 +17,7 @@ from tvau_edge.runtime.manifest import Geometry, Thresholds
 from tvau_edge.runtime.motion import MotionGate
 from tvau_edge.runtime.overlay import blend
 from tvau_edge.runtime.sampler import TemporalPatch
+from tvau_edge.runtime.smoothing import Smoothing
 from tvau_edge.runtime.source import Source
 from tvau_edge.runtime.timeline import Timeline
 from tvau_edge.runtime.trigger import Trigger
@@ -36,6 +37,7 @@ class Watched:
     trigger: Trigger
     timeline: Timeline
     zones: Zones
+    smoothing: Smoothing
     gate: MotionGate | None
     patches: int = 0
     events: int = 0
@@ -78,6 +80,7 @@ class Watched:
             ),
             Timeline(config.name, _KEPT if Source.is_live(config.source) else None),
             zones,
+            Smoothing(trigger.smooth),
             gate,
         )
 

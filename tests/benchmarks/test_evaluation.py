@@ -59,7 +59,7 @@ def test_every_frame_counts(tmp_path, write_squares, square, bright_bundle):
     write_squares(tmp_path, 1, 37, square(3, 30, 36))
     record = measure(Stages(bright_bundle, dialogue=False), read_dataset(tmp_path)).records[0]
     assert len(record.frames.scores) == 37
-    assert (record.frames.scores[32:] > 0.9).all()
+    assert (record.frames.scores[32:] > 0.6).all()  # the mean with the patch before, half of which is quiet
     assert record.regions.detections[:, 0].max() == 36
     assert (record.best.frame >= 30, record.alarm.frame < 30) == (True, True)
 

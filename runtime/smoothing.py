@@ -1,0 +1,26 @@
+"""The score of a camera over its last temporal patches: one hot patch alone is often noise."""
+
+from collections import deque
+from dataclasses import replace
+
+from tvau_edge.runtime.vision import Evidence
+
+
+class Smoothing:
+    """Replaces each score by the mean of it and of those just before it; the heatmap stays as it is.
+
+    Args:
+        patches: temporal patches that the mean goes over; 1 leaves scores alone.
+    """
+
+    def __init__(self, patches: int) -> None:
+        self._scores: deque[float] = deque(maxlen=patches)
+
+    def apply(self, evidence: Evidence) -> Evidence:
+        """The evidence of the next patch with its smoothed score, 0..1."""
+        self._scores.append(evidence.score)
+        return replace(evidence, score=sum(self._scores) / len(self._scores))
+
+    def forget(self) -> None:
+        """Begin anew, as after a gap."""
+        self._scores.clear()

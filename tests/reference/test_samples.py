@@ -1,5 +1,6 @@
 from dataclasses import fields
 
+import cv2
 import numpy as np
 import pytest
 
@@ -38,9 +39,12 @@ def test_classes_stay_within_their_attribute(drawn):
 
 def test_where_something_is_abnormal_something_stands(drawn):
     sample = drawn[0]
-    whole = sample.abnormal > 0.5
-    assert whole.any()
-    assert (sample.attributes[:, 0][whole] == KINDS.index("person")).all()
+    mostly = sample.abnormal > 0.1  # far away, a person fills little of a cell
+    assert mostly.any()
+    # Attributes are those of the second frame; in the first, who runs was a cell away.
+    people = (sample.attributes[:, 0] == KINDS.index("person")).astype(np.uint8)
+    near = np.stack([cv2.dilate(patch, np.ones((3, 3), np.uint8)) for patch in people])
+    assert near[mostly].all()
 
 
 def test_windows_hold_the_labels_of_their_patches(drawn):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from tvau_edge.export.errors import ExportError
 from tvau_edge.export.model.anomaly import AnomalyVision
 from tvau_edge.export.model.rae import RegionAwareEncoder
+from tvau_edge.runtime.backends.openvino import core
 
 OPSET = 20
 # Bytes of weights up to which they stay inside the .onnx file. Larger ones go to a file beside it, tensor by tensor:
@@ -110,5 +111,4 @@ def _export(
 
 def convert_to_openvino(source: Path, target: Path) -> None:
     """Convert an ONNX graph to OpenVINO IR, `target` (.xml) and a .bin beside it, weights in fp32."""
-    core = openvino.Core()
-    openvino.save_model(core.read_model(source), target, compress_to_fp16=False)
+    openvino.save_model(core().read_model(source), target, compress_to_fp16=False)

@@ -16,7 +16,7 @@ import numpy as np
 
 from tvau_edge.quantize.activations import Feed
 from tvau_edge.quantize.prepared import Arrays
-from tvau_edge.runtime.backends.openvino import ARITHMETIC, OpenVinoGraph
+from tvau_edge.runtime.backends.openvino import ARITHMETIC, OpenVinoGraph, core
 
 
 def quantize_openvino(
@@ -37,7 +37,7 @@ def quantize_openvino(
     from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
     nncf.set_log_level(logging.ERROR)
-    model = openvino.Core().read_model(source)
+    model = core().read_model(source)
     wanted = set(products)
     kept = [op.get_friendly_name() for op in model.get_ordered_ops() if op.get_friendly_name() not in wanted]
     if wanted:
@@ -75,6 +75,4 @@ def run_openvino(path: Path, feeds: Sequence[Feed], outputs: Sequence[str]) -> l
 
 def cpu_has_bf16() -> bool:
     """Whether this machine's CPU computes bf16 itself."""
-    import openvino
-
-    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")

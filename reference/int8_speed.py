@@ -29,6 +29,7 @@ from tvau_edge.quantize.activations import observe
 from tvau_edge.quantize.fallback import products_of
 from tvau_edge.quantize.onnx_int8 import quantize_products
 from tvau_edge.quantize.openvino_int8 import cpu_has_bf16, quantize_openvino
+from tvau_edge.runtime.backends.openvino import core
 
 console = Console(stderr=True)
 _TOP = 1e12
@@ -98,7 +99,6 @@ def _add_graphs(
     """Add ONNX Runtime and OpenVINO, one patch at a time and in a batch; returns each one's cosine with torch."""
     import onnx
     import onnxruntime
-    import openvino
 
     source = folder / "vision.onnx"
     nodes = products_of(onnx.load(source, load_external_data=False))
@@ -118,12 +118,11 @@ def _add_graphs(
         session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
         add(name, lambda feed, session=session: session.run(["p_v"], feed)[0])  # type: ignore[misc]
     quantize_openvino(source, folder / "vision.int8.xml", feeds[:2], [node.name for node in nodes])
-    core = openvino.Core()
     precisions = ["f32", "bf16"] if cpu_has_bf16() else ["f32"]
     for name, file in (("OpenVINO float", source), ("OpenVINO INT8", folder / "vision.int8.xml")):
         for precision in precisions:
             settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
-            request = core.compile_model(core.read_model(file), "CPU", settings).create_infer_request()
+            request = core().compile_model(core().read_model(file), "CPU", settings).create_infer_request()
 
             def run(feed: dict[str, NDArray[Any]], request: Any = request) -> NDArray[np.float32]:
                 request.infer(feed)

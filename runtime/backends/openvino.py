@@ -1,6 +1,7 @@
 """OpenVINO on the CPU (extra: openvino)."""
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,19 @@ from tvau_edge.runtime.extras import load
 
 # Where an IR says in what its floating point may be computed: bf16, or f32, which is meant when it says nothing.
 ARITHMETIC = ("tvau", "arithmetic")
+
+
+@cache
+def core() -> Any:
+    """The one `openvino.Core` of this process.
+
+    On a CPU with AMX each gives the thread that made it a stack for signals. Of two that go in the order in which they
+    came, the second puts the first one's stack back, which is no longer there, and the next signal is a crash.
+
+    Raises:
+        MissingExtraError: the extra `openvino` is not installed.
+    """
+    return load("openvino", "back end openvino", "openvino").Core()
 
 
 class OpenVinoGraph:
@@ -30,23 +44,21 @@ class OpenVinoGraph:
     backend = "openvino"
 
     def __init__(self, path: str, threads: int | None = None) -> None:
-        openvino = load("openvino", "back end openvino", "openvino")
         # What the graph says is what is computed: a CPU with bf16 would else round to it, unasked.
         settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
         if threads:
             settings["INFERENCE_NUM_THREADS"] = str(threads)
         self._path = path
         try:
-            core = openvino.Core()
-            model = core.read_model(path)
-            if _allows_bf16(model) and "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            model = core().read_model(path)
+            if _allows_bf16(model) and "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
                 settings["INFERENCE_PRECISION_HINT"] = "bf16"
-            compiled = core.compile_model(model, "CPU", settings)
+            compiled = core().compile_model(model, "CPU", settings)
             self._request = compiled.create_infer_request()
         except RuntimeError as error:
             raise BackendError(f"OpenVINO cannot load {path}: {_first_line(error)}") from error
         self._inputs = {port.any_name: (port.partial_shape, port.element_type) for port in compiled.inputs}
-        self._shape = openvino.PartialShape
+        self._shape = load("openvino", "back end openvino", "openvino").PartialShape
 
     def run(
         self, inputs: dict[str, NDArray[np.generic]], outputs: Sequence[str]

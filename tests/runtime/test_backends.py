@@ -5,7 +5,7 @@ import numpy as np
 import onnx
 import openvino
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from tvau_edge.runtime.backends.onnxruntime import OnnxGraph
 from tvau_edge.runtime.backends.openvino import OpenVinoGraph
@@ -134,3 +134,37 @@ def test_importing_the_back_ends_loads_none_that_is_optional():
     code = "import sys, tvau_edge.runtime.vision; print({'openvino', 'torch', 'onnx'} & set(sys.modules))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "set()"
+
+
+SIGNALLED = """
+import gc, os, signal, sys
+from tvau_edge.runtime.backends.openvino import OpenVinoGraph
+
+told = []
+signal.signal(signal.SIGTERM, lambda *_: told.append(1))
+first = OpenVinoGraph(sys.argv[1])
+second = OpenVinoGraph(sys.argv[1])
+first.close()
+second.close()
+del first
+gc.collect()
+del second
+gc.collect()
+os.kill(os.getpid(), signal.SIGTERM)
+assert told == [1]
+"""
+
+
+def test_a_signal_reaches_us_after_graphs_of_openvino_have_gone(tmp_path):
+    """On CPUs with AMX OpenVINO brings a stack for signals, and may leave one behind that is no longer there."""
+    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [4, 64])
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        "product",
+        [value],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [4, 64])],
+        [numpy_helper.from_array(np.eye(64, dtype=np.float32), "w")],
+    )
+    path = tmp_path / "product.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    assert subprocess.run([sys.executable, "-c", SIGNALLED, str(path)], check=False).returncode == 0

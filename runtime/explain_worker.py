@@ -12,22 +12,21 @@ import threading
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, Any
+from typing import Annotated
 
 import paho.mqtt.client as mqtt
 import typer
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
-from paho.mqtt.reasoncodes import ReasonCode
 from rich.console import Console
 
 from tvau_edge.runtime.broker_config import BrokerConfig, parse_broker
 from tvau_edge.runtime.bundle import Bundle
 from tvau_edge.runtime.config import LanguageConfig, load_config
-from tvau_edge.runtime.connection import advised, failure_reason, make_client
 from tvau_edge.runtime.errors import BrokerError, ConfigError, LanguageModelError, RequestError
 from tvau_edge.runtime.language_messages import Reply, pack
 from tvau_edge.runtime.language_server import Language, LanguageServer, LanguageSettings
+from tvau_edge.runtime.listener import Listener
 from tvau_edge.runtime.mqtt_requests import ANSWERS, Requester
 
 log = logging.getLogger(__name__)
@@ -56,31 +55,15 @@ class ExplainWorker:
     def __init__(self, config: BrokerConfig, name: str, language: Language, topic: str = TOPIC) -> None:
         if config.protocol != "5":
             raise ConfigError("tvau explain needs MQTT 5 (broker.protocol)")
-        self._language, self._topic = language, topic
-        self._config = config.model_copy(update={"client_id": f"tvau-explain-{name}"[:64], "wait": False})
+        self._language = language
         # With when each is too old: mosquitto 2.0.11 stops to deliver to a client that takes one at a time once a
         # message has expired at the broker, so they wait here.
         self._requests: queue.Queue[tuple[mqtt.MQTTMessage, float]] = queue.Queue(_WAITING)
         self._closing = threading.Event()
-        self._ready = threading.Event()
-        self._refusal: str | None = None
         self.answered = self.expired = 0
-        self._client = make_client(self._config, name, f"{topic}/gone")
-        self._client.will_clear()
-        self._client.on_connect = self._on_connect
-        self._client.on_subscribe = lambda *_: self._ready.set()
-        self._client.on_message = self._on_message
-        try:
-            self._client.connect(config.host, config.effective_port, config.keepalive, clean_start=True)
-        except (OSError, ValueError) as error:
-            raise BrokerError(f"broker {config.address}: {failure_reason(error)}") from error
-        self._client.loop_start()
+        self._listener = Listener(config, f"tvau-explain-{name}", f"$share/{GROUP}/{topic}", self._receive)
         self._thread = threading.Thread(target=self._serve, name="explain", daemon=True)
         self._thread.start()
-        answered = self._ready.wait(config.connect_seconds)
-        if self._refusal is not None or not answered:
-            self.close()
-            raise BrokerError(f"broker {config.address}: {self._refusal or 'it does not answer'}")
 
     def __enter__(self) -> "ExplainWorker":
         return self
@@ -94,20 +77,9 @@ class ExplainWorker:
         """Answer what is being answered, and disconnect; what waits is not answered."""
         self._closing.set()
         self._thread.join()
-        self._client.disconnect()
-        self._client.loop_stop()
+        self._listener.close()
 
-    def _on_connect(
-        self, client: mqtt.Client, data: Any, flags: Any, reason: ReasonCode, properties: Any
-    ) -> None:
-        if reason.is_failure:
-            self._refusal = advised(reason)
-            log.error("broker %s refuses us: %s", self._config.address, self._refusal)
-            self._ready.set()
-            return
-        client.subscribe(f"$share/{GROUP}/{self._topic}", qos=1)
-
-    def _on_message(self, client: mqtt.Client, data: Any, message: mqtt.MQTTMessage) -> None:
+    def _receive(self, message: mqtt.MQTTMessage) -> None:
         seconds = getattr(message.properties, "MessageExpiryInterval", _ANSWER_SECONDS)
         try:
             self._requests.put_nowait((message, time.monotonic() + seconds))
@@ -141,7 +113,7 @@ class ExplainWorker:
         if correlation is not None:
             properties.CorrelationData = correlation
         self.answered += 1
-        self._client.publish(to, reply, qos=1, properties=properties)
+        self._listener.publish(to, reply, properties)
 
 
 class RemoteLanguage:

@@ -4,17 +4,15 @@ import threading
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NoResult  # not the built-in one before Python 3.11
 from types import TracebackType
-from typing import Any
 from uuid import uuid4
 
 import paho.mqtt.client as mqtt
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
-from paho.mqtt.reasoncodes import ReasonCode
 
 from tvau_edge.runtime.broker_config import BrokerConfig
-from tvau_edge.runtime.connection import advised, connect, make_client
-from tvau_edge.runtime.errors import BrokerError, ConfigError, RequestError
+from tvau_edge.runtime.errors import ConfigError, RequestError
+from tvau_edge.runtime.listener import Listener
 
 ANSWERS = "tvau-answers/"  # what topics of answers begin with
 
@@ -35,23 +33,10 @@ class Requester:
         if config.protocol != "5":
             raise ConfigError("requests and their answers need MQTT 5 (broker.protocol)")
         number = uuid4().hex[:12]
-        self._config = config.model_copy(update={"client_id": f"tvau-{name}-{number}"[:64], "wait": False})
         self._topic = f"{ANSWERS}{name}/{number}"
         self._waiting: dict[bytes, Future[bytes]] = {}
         self._lock = threading.Lock()
-        self._ready = threading.Event()
-        self._refusal: str | None = None
-        self._client = make_client(self._config, name, f"{self._topic}/gone")
-        self._client.will_clear()
-        self._client.on_connect = self._on_connect
-        self._client.on_subscribe = lambda *_: self._ready.set()
-        self._client.on_message = self._on_message
-        connect(self._client, self._config)
-        self._client.loop_start()
-        answered = self._ready.wait(config.connect_seconds)
-        if self._refusal is not None or not answered:
-            self.close()
-            raise BrokerError(f"broker {config.address}: {self._refusal or 'it does not answer'}")
+        self._listener = Listener(config, f"tvau-{name}-{number}", self._topic, self._receive)
 
     def __enter__(self) -> "Requester":
         return self
@@ -82,7 +67,7 @@ class Requester:
         with self._lock:
             self._waiting[key] = answer
         try:
-            self._client.publish(topic, payload, qos=1, properties=properties)
+            self._listener.publish(topic, payload, properties)
             return answer.result(seconds)
         except NoResult as error:
             raise RequestError(
@@ -97,19 +82,9 @@ class Requester:
 
     def close(self) -> None:
         """Disconnect; whoever waits still is told in time."""
-        self._client.disconnect()
-        self._client.loop_stop()
+        self._listener.close()
 
-    def _on_connect(
-        self, client: mqtt.Client, data: Any, flags: Any, reason: ReasonCode, properties: Any
-    ) -> None:
-        if reason.is_failure:
-            self._refusal = advised(reason)
-            self._ready.set()
-            return
-        client.subscribe(self._topic, qos=1)
-
-    def _on_message(self, client: mqtt.Client, data: Any, message: mqtt.MQTTMessage) -> None:
+    def _receive(self, message: mqtt.MQTTMessage) -> None:
         key = getattr(message.properties, "CorrelationData", None)
         with self._lock:
             answer = self._waiting.pop(key, None) if key is not None else None

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from tvau_edge.export.language import write_gguf
 from tvau_edge.quantize.calibration import temporal_patches
 from tvau_edge.quantize.language import TYPES, quantize_gguf
 from tvau_edge.quantize.onnx_int8 import quantize_vision
+from tvau_edge.quantize.steps import Silent, Steps
 from tvau_edge.runtime.bundle import Bundle, BundleWriter, same_inputs, sha256_of
 from tvau_edge.runtime.manifest import (
     Check,
@@ -47,26 +48,6 @@ _M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
 _ADAPTER = "lora.gguf"
 _CHECKED = 4  # temporal patches that graphs are compared on
 _CALIBRATED = 32
-
-
-class Steps(Protocol):
-    """Shows the export's progress; the command line draws it, tests keep silent."""
-
-    def begin(self, step: str) -> None:
-        """A step starts."""
-
-    def advance(self, done: int, total: int) -> None:
-        """Some of the current step is done."""
-
-
-class Silent:
-    """Shows nothing."""
-
-    def begin(self, step: str) -> None:
-        """Say nothing."""
-
-    def advance(self, done: int, total: int) -> None:
-        """Say nothing."""
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from tvau_edge.devices.errors import TvauError
+from tvau_edge.quantize.steps import ShownSteps
 from tvau_edge.runtime.bundle import Bundle
 
 console = Console(stderr=True)
@@ -36,7 +36,7 @@ def export_verb(
     names = tuple(name.strip() for name in backends.split(",") if name.strip())
     language = None if llm.lower() == "none" else llm.lower()
     options = Options(frames, _size(size), names, int8, language)
-    with ShownSteps() as steps:
+    with ShownSteps(console) as steps:
         bundle, made = export_bundle(checkpoint, out, options, steps)
     console.print(f"licence of the checkpoint: {bundle.manifest.licence}", highlight=False)
     console.print(f"{out}: {'made' if made else 'unchanged, from the same checkpoint and options'}")
@@ -67,40 +67,3 @@ def report(bundle: Bundle) -> Table:
         ]
         table.add_row(name, f"{entry.size / 1024:,.0f}", "\n".join(checks))
     return table
-
-
-class ShownSteps:
-    """Draws the export's steps: a spinner, a bar where there is something to count, the time it took."""
-
-    def __init__(self) -> None:
-        columns = (
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
-            TimeElapsedColumn(),
-        )
-        self._progress = Progress(*columns, console=console)
-        self._task = None
-
-    def __enter__(self) -> "ShownSteps":
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._finish()
-        self._progress.stop()
-
-    def begin(self, step: str) -> None:
-        """Finish the step before and start this one."""
-        self._finish()
-        self._task = self._progress.add_task(step, total=None)
-
-    def advance(self, done: int, total: int) -> None:
-        """Move the bar."""
-        if self._task is not None:
-            self._progress.update(self._task, completed=done, total=total)
-
-    def _finish(self) -> None:
-        if self._task is not None:
-            self._progress.update(self._task, completed=1, total=1)
-            self._progress.stop_task(self._task)

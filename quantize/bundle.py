@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from tvau_edge.quantize import footage as watching
 from tvau_edge.quantize import gate, report
@@ -17,6 +17,7 @@ from tvau_edge.quantize.footage import Footage
 from tvau_edge.quantize.gate import Comparison, Limits, Seen
 from tvau_edge.quantize.gguf_types import make_types
 from tvau_edge.quantize.language import TYPES
+from tvau_edge.quantize.steps import Silent, Steps
 from tvau_edge.quantize.targets import TARGETS, Made, Task
 from tvau_edge.quantize.work import Work
 from tvau_edge.runtime.bundle import Bundle, BundleWriter, sha256_of
@@ -25,26 +26,6 @@ from tvau_edge.runtime.manifest import Check, FileEntry, GraphFile, Language, La
 
 _LIBRARIES = ("onnx", "onnxruntime", "openvino", "nncf", "llama-cpp-python", "tvau-edge")
 KEY = "tvau quantize"  # of our report in the manifest
-
-
-class Steps(Protocol):
-    """Shows what is being done; the command line draws it, tests keep silent."""
-
-    def begin(self, step: str) -> None:
-        """A step starts."""
-
-    def advance(self, done: float, total: float) -> None:
-        """Some of the current step is done; `total` 0 when nobody knows how much there is."""
-
-
-class Silent:
-    """Shows nothing."""
-
-    def begin(self, step: str) -> None:
-        """Say nothing."""
-
-    def advance(self, done: float, total: float) -> None:
-        """Say nothing."""
 
 
 @dataclass(frozen=True)

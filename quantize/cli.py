@@ -6,16 +6,9 @@ from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 
+from tvau_edge.quantize.steps import ShownSteps
 from tvau_edge.runtime.errors import TvauError
 
 console = Console(stderr=True)
@@ -80,7 +73,7 @@ def quantize_verb(
         accept,
     )
     place = out or bundle.with_name(f"{bundle.resolve().name}-int8")
-    with ShownSteps() as steps:
+    with ShownSteps(console) as steps:
         outcome = quantize_bundle(bundle, place, options, steps)
     if outcome.failures:
         console.print("[yellow]accepted although the gate refuses it:[/]")
@@ -121,42 +114,3 @@ def table(place: Path, report: dict) -> Table:
     for kind, entry in report["language"].items():
         shown.add_row(f"language model {kind}", "", f"KL {entry['divergence']:.5f}", "", "")
     return shown
-
-
-class ShownSteps:
-    """Draws the steps: a bar where there is something to count, the time it took, and an estimate of the rest."""
-
-    def __init__(self) -> None:
-        columns = (
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-        )
-        self._progress = Progress(*columns, console=console)
-        self._task = None
-
-    def __enter__(self) -> "ShownSteps":
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._finish()
-        self._progress.stop()
-
-    def begin(self, step: str) -> None:
-        """Finish the step before and start this one."""
-        self._finish()
-        self._task = self._progress.add_task(step, total=None)
-
-    def advance(self, done: float, total: float) -> None:
-        """Move the bar."""
-        if self._task is not None:
-            self._progress.update(self._task, completed=done, total=total or None)
-
-    def _finish(self) -> None:
-        if self._task is not None:
-            self._progress.update(self._task, completed=1, total=1)
-            self._progress.stop_task(self._task)
-            self._task = None

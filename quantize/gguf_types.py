@@ -12,7 +12,7 @@ from tvau_edge.quantize.dialogues import Told, Windows, best_source
 from tvau_edge.quantize.footage import Footage
 from tvau_edge.quantize.importance import Importance, collecting
 from tvau_edge.quantize.language import quantize_gguf
-from tvau_edge.quantize.targets import Progress
+from tvau_edge.quantize.steps import Steps
 from tvau_edge.quantize.work import Work
 from tvau_edge.runtime.bundle import Bundle
 
@@ -20,7 +20,7 @@ _USES_IMPORTANCE = ("q6_k", "q5_k_m", "q4_k_m")
 
 
 def make_types(
-    bundle: Bundle, kinds: Sequence[str], footage: Footage, work: Work, steps: Progress
+    bundle: Bundle, kinds: Sequence[str], footage: Footage, work: Work, steps: Steps
 ) -> list[dict[str, Any]]:
     """Write and measure the language model at each type.
 
@@ -62,7 +62,7 @@ def make_types(
 
 
 def _reference(
-    bundle: Bundle, source: Path, footage: Footage, work: Work, steps: Progress
+    bundle: Bundle, source: Path, footage: Footage, work: Work, steps: Steps
 ) -> tuple[Windows, Told, NDArray[np.float32], Importance]:
     """Windows of the footage, what the source says of them, its logits, and what flows into its weights."""
     arrays = work.path("dialogues.npz")

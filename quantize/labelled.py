@@ -8,7 +8,8 @@ from tvau_edge.benchmarks.clips import LabelledClip
 from tvau_edge.benchmarks.dataset import read_dataset
 from tvau_edge.benchmarks.evaluation import evaluate
 from tvau_edge.quantize.gate import Limits
-from tvau_edge.quantize.targets import Made, Progress
+from tvau_edge.quantize.steps import Steps
+from tvau_edge.quantize.targets import Made
 from tvau_edge.quantize.work import Work
 from tvau_edge.runtime.bundle import Bundle
 from tvau_edge.runtime.extras import require
@@ -31,7 +32,7 @@ def labelled_figures(
     data: Path,
     limits: Limits,
     work: Work,
-    steps: Progress,
+    steps: Steps,
 ) -> tuple[dict[str, Any], list[str]]:
     """Evaluate the new bundle's float graph, its INT8 graphs, and its language models, on the test split.
 
@@ -87,7 +88,7 @@ class _Runner:
     """Evaluates one bundle on the same clips again and again."""
 
     def __init__(
-        self, bundle: Bundle, clips: Sequence[LabelledClip], data: str, work: Work, steps: Progress
+        self, bundle: Bundle, clips: Sequence[LabelledClip], data: str, work: Work, steps: Steps
     ) -> None:
         self._bundle, self._clips, self._data, self._work, self._steps = bundle, clips, data, work, steps
 

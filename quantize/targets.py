@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from tvau_edge.quantize.fallback import Layer
 from tvau_edge.quantize.footage import Footage
 from tvau_edge.quantize.gate import Seen
 from tvau_edge.quantize.prepared import Prepared, agreement, prepare, quantize_onnx, run_graph, settle
+from tvau_edge.quantize.steps import Steps
 from tvau_edge.quantize.work import Work
 from tvau_edge.runtime.bundle import Bundle
 from tvau_edge.runtime.manifest import GraphFile
@@ -21,16 +22,6 @@ Kind = Literal["vision", "rae"]
 FP16_GOAL = 0.999  # least cosine of an FP16 graph's outputs
 _CHECKED = 4  # inputs that outputs are compared on while layers are chosen
 _OUTPUTS: dict[Kind, tuple[str, ...]] = {"vision": ("h_c", "p_v"), "rae": ("p_an",)}
-
-
-class Progress(Protocol):
-    """As `quantize.bundle.Steps`."""
-
-    def begin(self, step: str) -> None:
-        """A step starts."""
-
-    def advance(self, done: float, total: float) -> None:
-        """Some of it is done."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +60,7 @@ class Task:
     seen: Seen
     goal: float
     arithmetic: str
-    steps: Progress
+    steps: Steps
 
     def source(self, kind: Kind) -> Path:
         """The float graph."""

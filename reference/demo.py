@@ -16,7 +16,7 @@ from rich.table import Table
 
 from tvau_edge.devices.errors import TvauError
 from tvau_edge.export.bundle import Options, export_bundle
-from tvau_edge.export.cli import ShownSteps
+from tvau_edge.quantize.steps import ShownSteps
 from tvau_edge.reference.clip import Clip
 from tvau_edge.reference.storage import write_clip
 from tvau_edge.runtime.embedded_broker import EmbeddedBroker
@@ -45,7 +45,7 @@ def run_demo(out: Path, checkpoint: Path | None = None) -> list[Verdict]:
     started = time.monotonic()
     console.rule("1. a drawn street, as an H.264 file")
     street, calibration = out / "street.mp4", out / "calibration.mp4"
-    with ShownSteps() as steps:
+    with ShownSteps(console) as steps:
         for path, clip in ((street, Clip.draw(*CLIP)), (calibration, Clip.draw(*CALIBRATION))):
             if path.exists():
                 console.print(f"{path}: there already", highlight=False)
@@ -54,7 +54,7 @@ def run_demo(out: Path, checkpoint: Path | None = None) -> list[Verdict]:
             write_clip(clip, path, advance=steps.advance)
 
     console.rule("2. the reference checkpoint becomes a bundle")
-    with ShownSteps() as steps:
+    with ShownSteps(console) as steps:
         bundle, made = export_bundle(checkpoint or CHECKPOINT, out / "bundle", Options(calibration), steps)
     console.print(
         f"{bundle.path}: {'made' if made else 'unchanged'}; licence {bundle.manifest.licence}",

@@ -1,9 +1,10 @@
 import pytest
 
 from tvau_edge.benchmarks.errors import DataError
-from tvau_edge.quantize.bundle import Options, Silent, quantize_bundle
+from tvau_edge.quantize.bundle import Options, quantize_bundle
 from tvau_edge.quantize.gate import Limits
 from tvau_edge.quantize.labelled import labelled_figures, losses
+from tvau_edge.quantize.steps import Silent
 from tvau_edge.quantize.targets import Made
 from tvau_edge.quantize.work import Work
 from tvau_edge.reference.samples import first_seed

@@ -38,7 +38,7 @@ class Looked:
     def scores(self) -> NDArray[np.float64]:
         """The runtime's own score of each frame, [F] in 0..1, smoothed as the runtime does by default."""
         smoothing = Smoothing(TriggerConfig().smooth)
-        return np.array([smoothing.apply(item).score for item in self.evidence])[self.patch_of_frame]
+        return np.array([smoothing.add(item.score) for item in self.evidence])[self.patch_of_frame]
 
     def detections(self, size: tuple[int, int], threshold: float) -> NDArray[np.float64]:
         """What `detect` finds in each frame, [N, 6]: frame, x1, y1, x2, y2 in inclusive pixels, score."""

@@ -5,6 +5,7 @@ from pathlib import Path
 
 _CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 _STATUS = Path("/proc/self/status")
+_MEMORY = Path("/proc/meminfo")
 
 
 def usable_cores(quota: Path = _CGROUP_QUOTA) -> int:
@@ -25,11 +26,26 @@ def usable_cores(quota: Path = _CGROUP_QUOTA) -> int:
 
 def peak_memory(status: Path = _STATUS) -> int | None:
     """Peak resident memory of this process in bytes (VmHWM), or None where the system does not tell."""
+    return _bytes_of("VmHWM", status)
+
+
+def resident_memory(status: Path = _STATUS) -> int | None:
+    """Resident memory of this process now, in bytes (VmRSS), or None where the system does not tell."""
+    return _bytes_of("VmRSS", status)
+
+
+def memory_free(facts: Path = _MEMORY) -> int | None:
+    """Bytes that may be used without swapping (MemAvailable), or None where the system does not tell."""
+    return _bytes_of("MemAvailable", facts)
+
+
+def _bytes_of(key: str, file: Path) -> int | None:
+    """The value of a line such as "VmHWM:  1234 kB"."""
     try:
-        lines = status.read_text().splitlines()
+        lines = file.read_text().splitlines()
     except OSError:
         return None
-    kilobytes = next((line.split()[1] for line in lines if line.startswith("VmHWM:")), None)
+    kilobytes = next((line.split()[1] for line in lines if line.startswith(f"{key}:")), None)
     return int(kilobytes) * 1024 if kilobytes else None
 
 

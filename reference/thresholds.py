@@ -11,6 +11,7 @@ from tvau_edge.export.checkpoint import Checkpoint
 from tvau_edge.reference.samples import Sample
 from tvau_edge.runtime.config import TriggerConfig
 from tvau_edge.runtime.heatmap import heatmap, patch_score
+from tvau_edge.runtime.smoothing import Smoothing
 
 _LEAST, _MOST = 0.05, 0.95
 _QUIET = 0.9  # share of normal patches under which the closing score lies at most
@@ -22,13 +23,12 @@ def score_patches(
 ) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
     """Labels and scores (0..1) of all temporal patches of `clips`, smoothed, by the weights as they are stored."""
     module, features = checkpoint.vision_module(), checkpoint.class_features()
-    smooth = TriggerConfig().smooth
     labels, scores = [], []
     for clip in clips:
         h_c, _ = module(torch.from_numpy(clip.frames), features)
         labels.append(clip.labels)
-        raw = np.array([patch_score(heat) for heat in heatmap(h_c.numpy())])
-        scores.append([raw[max(0, last - smooth) : last].mean() for last in range(1, len(raw) + 1)])
+        smoothing = Smoothing(TriggerConfig().smooth)
+        scores.append([smoothing.add(patch_score(heat)) for heat in heatmap(h_c.numpy())])
     return np.concatenate(labels), np.concatenate(scores)
 
 

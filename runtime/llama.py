@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tvau_edge.devices.host import memory_free
 from tvau_edge.runtime.errors import LanguageModelError
 from tvau_edge.runtime.extras import load
 
@@ -29,7 +30,6 @@ _BATCH = 512  # tokens evaluated in one go
 _ERROR = 4  # GGML_LOG_LEVEL_ERROR
 _callback: Any = None  # held here: llama.cpp keeps only the pointer
 _listeners: list[Callable[[int, str], None]] = []
-_MEMORY = Path("/proc/meminfo")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -408,13 +408,3 @@ def listening(api: Any, hear: Callable[[str], None] | None = None) -> Iterator[l
 def quoted(errors: list[str]) -> str:
     """llama.cpp's first error, which says most, as the end of one of ours: " (llama.cpp: …)"."""
     return f" (llama.cpp: {errors[0].split(': ', 1)[-1]})" if errors else ""
-
-
-def memory_free(facts: Path = _MEMORY) -> int | None:
-    """Bytes that may be used without swapping (MemAvailable), or None where the system does not tell."""
-    try:
-        lines = facts.read_text().splitlines()
-    except OSError:
-        return None
-    kilobytes = next((line.split()[1] for line in lines if line.startswith("MemAvailable:")), None)
-    return int(kilobytes) * 1024 if kilobytes else None

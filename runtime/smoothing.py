@@ -16,10 +16,14 @@ class Smoothing:
     def __init__(self, patches: int) -> None:
         self._scores: deque[float] = deque(maxlen=patches)
 
+    def add(self, score: float) -> float:
+        """The smoothed score of the next patch, 0..1, given its own."""
+        self._scores.append(score)
+        return sum(self._scores) / len(self._scores)
+
     def apply(self, evidence: Evidence) -> Evidence:
-        """The evidence of the next patch with its smoothed score, 0..1."""
-        self._scores.append(evidence.score)
-        return replace(evidence, score=sum(self._scores) / len(self._scores))
+        """The evidence of the next patch with its smoothed score."""
+        return replace(evidence, score=self.add(evidence.score))
 
     def forget(self) -> None:
         """Begin anew, as after a gap."""

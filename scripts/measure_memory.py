@@ -9,14 +9,13 @@ networks answer does not matter for what they need.
 
 import argparse
 import json
-import resource
 import sys
 from pathlib import Path
 
 import numpy as np
 
 import tvau_edge.runtime.watching  # noqa: F401 (all that `tvau run` imports)
-from tvau_edge.devices.host import peak_memory
+from tvau_edge.devices.host import peak_memory, resident_memory
 from tvau_edge.devices.planner import Setup, memory
 from tvau_edge.devices.profile import profile
 from tvau_edge.runtime.bundle import Bundle
@@ -28,12 +27,6 @@ from tvau_edge.runtime.sampler import TemporalPatch
 from tvau_edge.runtime.vision import Vision
 
 
-def resident() -> int:
-    """Resident memory now, in bytes."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize()
-
-
 def main() -> None:
     """Measure, print a table, write JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -43,10 +36,10 @@ def main() -> None:
     parser.add_argument("--no-language", action="store_true")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    steps: list[tuple[str, int, int]] = [("imports", resident(), peak_memory() or 0)]
+    steps: list[tuple[str, int, int]] = [("imports", resident_memory() or 0, peak_memory() or 0)]
 
     def note(step: str) -> None:
-        steps.append((step, resident(), peak_memory() or 0))
+        steps.append((step, resident_memory() or 0, peak_memory() or 0))
 
     bundle = Bundle.open(options.bundle, verify=False)
     geometry = bundle.manifest.geometry

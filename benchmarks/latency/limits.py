@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tvau_edge.benchmarks.latency.job import Facts, Job
-from tvau_edge.devices.host import usable_cores
+from tvau_edge.devices.host import memory_free, usable_cores
+from tvau_edge.runtime.backends.openvino import core
 from tvau_edge.runtime.errors import BackendError
 from tvau_edge.runtime.extras import load
-from tvau_edge.runtime.llama import memory_free
 
 _LEAST, _MOST = 256 << 20, 2 << 30  # bytes that are read for the bandwidth
 _SHARE = 8  # of free memory, one part in so many
@@ -90,13 +90,12 @@ def _openvino(job: Job):
         product = operators.matmul(left, right, False, False)
     else:
         product = operators.matmul(x, weights, False, False)
-    core = openvino.Core()
-    if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    if precision == "bf16" and "BF16" not in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         raise BackendError("this CPU does not compute in bfloat16")
     hint = "bf16" if precision == "bf16" else "f32"
     settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
     settings["INFERENCE_NUM_THREADS"] = str(job.threads or usable_cores())
-    request = core.compile_model(openvino.Model([product], [x]), "CPU", settings).create_infer_request()
+    request = core().compile_model(openvino.Model([product], [x]), "CPU", settings).create_infer_request()
     tensor = openvino.Tensor(np.random.default_rng(1).normal(0, 1, (size, size)).astype(np.float32))
     return lambda: request.infer([tensor], share_inputs=True)
 

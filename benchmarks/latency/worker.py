@@ -22,7 +22,7 @@ from tvau_edge.benchmarks.latency.nvml import Nvml
 from tvau_edge.benchmarks.latency.record import Round
 from tvau_edge.benchmarks.latency.sensors import Meter
 from tvau_edge.benchmarks.latency.statistics import settled
-from tvau_edge.devices.host import peak_memory
+from tvau_edge.devices.host import peak_memory, resident_memory
 
 PEERS = "tvau.bench.peers"  # entry points of rooms above: torch, which this room does not know
 _HERE = "tvau_edge.benchmarks.latency"
@@ -110,16 +110,6 @@ def _queries(queries: Iterator[float], job: Job) -> list[float]:
         if len(times) >= job.queries or (len(times) > 1 and time.perf_counter() >= end):
             break
     return times
-
-
-def resident_memory(status: Path = Path("/proc/self/status")) -> int | None:
-    """Resident bytes of this process now, or None where the system does not tell."""
-    try:
-        lines = status.read_text().splitlines()
-    except OSError:
-        return None
-    kilobytes = next((line.split()[1] for line in lines if line.startswith("VmRSS:")), None)
-    return int(kilobytes) * 1024 if kilobytes else None
 
 
 def main() -> None:

@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from tvau_edge.devices.host import disk_free, peak_memory, usable_cores
+from tvau_edge.devices.host import disk_free, memory_free, peak_memory, usable_cores
 
 
 @pytest.mark.parametrize(
@@ -36,3 +36,11 @@ def test_peak_memory_unknown(tmp_path):
 
 def test_disk_free_of_a_folder_that_is_not_there_yet(tmp_path):
     assert disk_free(tmp_path / "a" / "b") == pytest.approx(disk_free(tmp_path), rel=0.05)
+
+
+@pytest.mark.parametrize("facts", ["MemTotal: 5 kB\nMemAvailable:   2048 kB\n", "MemTotal: 5 kB\n", None])
+def test_memory_that_is_free(tmp_path, facts):
+    file = tmp_path / "meminfo"
+    if facts is not None:
+        file.write_text(facts)
+    assert memory_free(file) == (2048 * 1024 if facts and "Available" in facts else None)

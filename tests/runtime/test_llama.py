@@ -245,14 +245,6 @@ def test_too_little_memory_is_noticed_before_it_is_taken(tiny_gguf, monkeypatch,
     LanguageModel(tiny_gguf, context=64, gpu_layers=-1).close()  # a GPU's memory is llama.cpp's to know
 
 
-@pytest.mark.parametrize("facts", ["MemTotal: 5 kB\nMemAvailable:   2048 kB\n", "MemTotal: 5 kB\n", None])
-def test_memory_that_is_free(tmp_path, facts):
-    file = tmp_path / "meminfo"
-    if facts is not None:
-        file.write_text(facts)
-    assert llama.memory_free(file) == (2048 * 1024 if facts and "Available" in facts else None)
-
-
 def test_logits_are_a_copy(model):
     model.clear()
     model.evaluate_tokens([1])

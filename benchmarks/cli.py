@@ -43,7 +43,7 @@ def check(
 ) -> None:
     """Say everything that is wrong with a folder of labelled clips; status 1 when a clip cannot be measured."""
     from tvau_edge.benchmarks.check import check_dataset
-    from tvau_edge.runtime.watching import check_place
+    from tvau_edge.runtime.service.watching import check_place
 
     if json_file:
         check_place("--json", json_file)
@@ -65,7 +65,7 @@ def sheet(
     """Draw a contact sheet of a data set: a frame of each clip, what is abnormal in it framed in green."""
     from tvau_edge.benchmarks.dataset import read_dataset
     from tvau_edge.benchmarks.pictures import write_contact_sheet
-    from tvau_edge.runtime.watching import check_place
+    from tvau_edge.runtime.service.watching import check_place
 
     check_place("--out", out)
     write_contact_sheet(read_dataset(path, split), out, count)
@@ -109,7 +109,7 @@ def eval_verb(
     from tvau_edge.benchmarks.figures import EvaluationFile
     from tvau_edge.benchmarks.tables import tables
     from tvau_edge.runtime.bundle import Bundle
-    from tvau_edge.runtime.watching import check_place
+    from tvau_edge.runtime.service.watching import check_place
 
     for option, place in (("--json", json_file), ("--pictures", pictures and pictures / "hits.png")):
         if place:

@@ -27,9 +27,9 @@ import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
 from tvau_edge.runtime.broker_config import BrokerConfig
+from tvau_edge.runtime.delivery.outbox import Outbox
+from tvau_edge.runtime.delivery.publisher import Publisher
 from tvau_edge.runtime.errors import BrokerError
-from tvau_edge.runtime.outbox import Outbox
-from tvau_edge.runtime.publisher import Publisher
 from tvau_edge.runtime.verdict import Model, Prompts, Region, Verdict, at, uuid7
 
 _STEP = 0.001

@@ -24,9 +24,9 @@ from tvau_edge.benchmarks.records import ClipRecord, Measured, Moment, Turn
 from tvau_edge.benchmarks.regions import VideoRegions
 from tvau_edge.benchmarks.stages import Stages
 from tvau_edge.runtime.bundle import Bundle
+from tvau_edge.runtime.detection.heatmap import over_frame
+from tvau_edge.runtime.detection.vision import Evidence
 from tvau_edge.runtime.errors import LanguageModelError
-from tvau_edge.runtime.heatmap import over_frame
-from tvau_edge.runtime.vision import Evidence
 
 Advance = Callable[[int, int], None]
 

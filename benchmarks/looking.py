@@ -7,14 +7,14 @@ from numpy.typing import NDArray
 
 from tvau_edge.benchmarks.clips import LabelledClip
 from tvau_edge.benchmarks.errors import DataError
+from tvau_edge.runtime.cameras.sampler import Sampler
+from tvau_edge.runtime.cameras.source import Source
 from tvau_edge.runtime.config import TriggerConfig
+from tvau_edge.runtime.detection.regions import Region, find_regions
+from tvau_edge.runtime.detection.smoothing import Smoothing
+from tvau_edge.runtime.detection.vision import Evidence, Vision
 from tvau_edge.runtime.errors import BackendError, SourceError
 from tvau_edge.runtime.manifest import Geometry
-from tvau_edge.runtime.regions import Region, find_regions
-from tvau_edge.runtime.sampler import Sampler
-from tvau_edge.runtime.smoothing import Smoothing
-from tvau_edge.runtime.source import Source
-from tvau_edge.runtime.vision import Evidence, Vision
 
 _FAINTER = (1, 1 / 2, 1 / 4, 1 / 8)  # of the runtime's threshold: levels at which regions are looked for
 

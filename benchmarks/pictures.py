@@ -10,8 +10,8 @@ from PIL import Image, ImageDraw, ImageFont
 from tvau_edge.benchmarks.clips import LabelledClip, component_boxes
 from tvau_edge.benchmarks.looking import detect
 from tvau_edge.benchmarks.records import ClipRecord, Moment
-from tvau_edge.runtime.overlay import blend
-from tvau_edge.runtime.source import Source
+from tvau_edge.runtime.cameras.source import Source
+from tvau_edge.runtime.detection.overlay import blend
 
 _TRUTH, _DETECTED = (90, 230, 120), (255, 220, 80)
 _WIDTH, _GAP, _CAPTION = 480, 6, 20

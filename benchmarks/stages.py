@@ -3,11 +3,11 @@
 from types import TracebackType
 
 from tvau_edge.runtime.bundle import Bundle
-from tvau_edge.runtime.dialogue import Dialogue, context_needed
+from tvau_edge.runtime.detection.rae import Rae
+from tvau_edge.runtime.detection.vision import Vision
 from tvau_edge.runtime.errors import LanguageModelError
-from tvau_edge.runtime.llama import LanguageModel
-from tvau_edge.runtime.rae import Rae
-from tvau_edge.runtime.vision import Vision
+from tvau_edge.runtime.language.dialogue import Dialogue, context_needed
+from tvau_edge.runtime.language.llama import LanguageModel
 
 
 class Stages:

@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 
 from tvau_edge.devices.host import usable_cores
 from tvau_edge.runtime.bundle import Bundle
+from tvau_edge.runtime.cameras.source import Source
 from tvau_edge.runtime.config import parse_config
-from tvau_edge.runtime.pipeline import Pipeline
-from tvau_edge.runtime.source import Source
+from tvau_edge.runtime.detection.vision import Vision
+from tvau_edge.runtime.service.pipeline import Pipeline
 from tvau_edge.runtime.verdict import State, Verdict
-from tvau_edge.runtime.vision import Vision
 
 WIDTH, HEIGHT, RATE = 768, 432, 12
 NOISE = 2.0  # standard deviation in levels of 0..255

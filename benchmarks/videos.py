@@ -7,7 +7,7 @@ import av
 from PIL import Image, UnidentifiedImageError
 
 from tvau_edge.benchmarks.errors import DataError
-from tvau_edge.runtime.source import IMAGES
+from tvau_edge.runtime.cameras.source import IMAGES
 
 
 @dataclass(frozen=True, slots=True)

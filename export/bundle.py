@@ -26,6 +26,7 @@ from tvau_edge.quantize.language import TYPES, quantize_gguf
 from tvau_edge.quantize.onnx_int8 import quantize_vision
 from tvau_edge.quantize.steps import Silent, Steps
 from tvau_edge.runtime.bundle import Bundle, BundleWriter, same_inputs, sha256_of
+from tvau_edge.runtime.language.positions import moments_differ
 from tvau_edge.runtime.manifest import (
     Check,
     ClassPrompts,
@@ -40,7 +41,6 @@ from tvau_edge.runtime.manifest import (
     Provenance,
     TowerWidths,
 )
-from tvau_edge.runtime.positions import moments_differ
 
 BACKENDS = ("onnxruntime", "openvino")
 _LIBRARIES = ("torch", "onnx", "onnxruntime", "openvino", "gguf", "llama-cpp-python", "tvau-edge")

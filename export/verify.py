@@ -13,9 +13,9 @@ from tvau_edge.export.errors import ExportError
 from tvau_edge.export.model.anomaly import AnomalyVision
 from tvau_edge.export.model.prompts import hidden_states
 from tvau_edge.export.model.rae import RegionAwareEncoder
-from tvau_edge.runtime.llama import LanguageModel
+from tvau_edge.runtime.detection.vision import BACKENDS
+from tvau_edge.runtime.language.llama import LanguageModel
 from tvau_edge.runtime.manifest import Check, GraphFile
-from tvau_edge.runtime.vision import BACKENDS
 
 # Largest relative error |a - b| / |b| of a graph in float against torch: rounding, in another order.
 FLOAT_LIMIT = 1e-4

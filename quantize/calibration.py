@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from tvau_edge.runtime.cameras.sampler import Sampler
+from tvau_edge.runtime.cameras.source import Source
 from tvau_edge.runtime.errors import SourceError
 from tvau_edge.runtime.manifest import Geometry
-from tvau_edge.runtime.sampler import Sampler
-from tvau_edge.runtime.source import Source
 
 
 def temporal_patches(video: Path, geometry: Geometry, most: int) -> NDArray[np.uint8]:

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from tvau_edge.quantize.footage import Footage
 from tvau_edge.runtime.bundle import Bundle
-from tvau_edge.runtime.dialogue import Dialogue, context_needed
+from tvau_edge.runtime.cameras.sampler import TemporalPatch
+from tvau_edge.runtime.detection.rae import Rae
+from tvau_edge.runtime.detection.vision import Vision
 from tvau_edge.runtime.errors import LanguageModelError
-from tvau_edge.runtime.llama import LanguageModel
+from tvau_edge.runtime.language.dialogue import Dialogue, context_needed
+from tvau_edge.runtime.language.llama import LanguageModel
 from tvau_edge.runtime.manifest import Language
-from tvau_edge.runtime.rae import Rae
-from tvau_edge.runtime.sampler import TemporalPatch
-from tvau_edge.runtime.vision import Vision
 
 WINDOWS = 4
 _LONGEST = 16  # tokens of an answer that are compared

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from tvau_edge.quantize.errors import CalibrationError
 from tvau_edge.quantize.variety import Candidate, Pool, choose, describe
+from tvau_edge.runtime.cameras.sampler import Sampler, TemporalPatch
+from tvau_edge.runtime.cameras.source import Source, redact
 from tvau_edge.runtime.manifest import Geometry
-from tvau_edge.runtime.sampler import Sampler, TemporalPatch
-from tvau_edge.runtime.source import Source, redact
 
 log = logging.getLogger(__name__)
 

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from tvau_edge.quantize.footage import Footage
 from tvau_edge.runtime.bundle import Bundle
+from tvau_edge.runtime.cameras.sampler import TemporalPatch
+from tvau_edge.runtime.detection.trigger import Trigger
+from tvau_edge.runtime.detection.vision import Vision
 from tvau_edge.runtime.manifest import Geometry, Thresholds
-from tvau_edge.runtime.sampler import TemporalPatch
-from tvau_edge.runtime.trigger import Trigger
-from tvau_edge.runtime.vision import Vision
 
 _TOKENS_EVERY = 8  # of P_V, which is large, that of each eighth patch is kept
 _WORST = 6

@@ -9,7 +9,7 @@ from pathlib import Path
 from tvau_edge.quantize.importance import Importance, matrix_of
 from tvau_edge.runtime.errors import LanguageModelError
 from tvau_edge.runtime.extras import load
-from tvau_edge.runtime.llama import listening, quoted
+from tvau_edge.runtime.language.llama import listening, quoted
 
 log = logging.getLogger(__name__)
 

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from tvau_edge.quantize.footage import Footage
 from tvau_edge.quantize.gate import Comparison, Seen
 from tvau_edge.runtime.bundle import Bundle
-from tvau_edge.runtime.heatmap import heatmap
-from tvau_edge.runtime.overlay import blend
-from tvau_edge.runtime.sampler import TemporalPatch
-from tvau_edge.runtime.vision import Vision
+from tvau_edge.runtime.cameras.sampler import TemporalPatch
+from tvau_edge.runtime.detection.heatmap import heatmap
+from tvau_edge.runtime.detection.overlay import blend
+from tvau_edge.runtime.detection.vision import Vision
 
 STEM = "quantization"
 PAGE, TEXT = f"{STEM}.html", f"{STEM}.txt"

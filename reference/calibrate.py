@@ -11,9 +11,9 @@ from tvau_edge.devices.errors import TvauError
 from tvau_edge.reference.samples import first_seed
 from tvau_edge.reference.windows import seen_windows
 from tvau_edge.runtime.bundle import Bundle
-from tvau_edge.runtime.calibration import YesCalibration
-from tvau_edge.runtime.dialogue import Dialogue, context_needed
-from tvau_edge.runtime.llama import LanguageModel
+from tvau_edge.runtime.language.calibration import YesCalibration
+from tvau_edge.runtime.language.dialogue import Dialogue, context_needed
+from tvau_edge.runtime.language.llama import LanguageModel
 
 console = Console(stderr=True)
 

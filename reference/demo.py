@@ -19,7 +19,7 @@ from tvau_edge.export.bundle import Options, export_bundle
 from tvau_edge.quantize.steps import ShownSteps
 from tvau_edge.reference.clip import Clip
 from tvau_edge.reference.storage import write_clip
-from tvau_edge.runtime.embedded_broker import EmbeddedBroker
+from tvau_edge.runtime.delivery.embedded_broker import EmbeddedBroker
 from tvau_edge.runtime.verdict import Verdict
 
 CHECKPOINT = Path(__file__).parent / "checkpoint"

@@ -19,11 +19,11 @@ from tvau_edge.devices.errors import TvauError
 from tvau_edge.reference.behaviours import ABNORMAL
 from tvau_edge.reference.samples import first_seed, samples
 from tvau_edge.runtime.bundle import Bundle
-from tvau_edge.runtime.class_prompts import CONTEXT, nested, read_checked
-from tvau_edge.runtime.heatmap import heatmap, patch_score
-from tvau_edge.runtime.llama import LanguageModel
-from tvau_edge.runtime.sampler import TemporalPatch
-from tvau_edge.runtime.vision import Vision
+from tvau_edge.runtime.cameras.sampler import TemporalPatch
+from tvau_edge.runtime.detection.heatmap import heatmap, patch_score
+from tvau_edge.runtime.detection.vision import Vision
+from tvau_edge.runtime.language.class_prompts import CONTEXT, nested, read_checked
+from tvau_edge.runtime.language.llama import LanguageModel
 
 console = Console(stderr=True)
 _ALL, _DEVICE = "as exported", "read on the device"

@@ -10,8 +10,8 @@ from sklearn.metrics import roc_curve
 from tvau_edge.export.checkpoint import Checkpoint
 from tvau_edge.reference.samples import Sample
 from tvau_edge.runtime.config import TriggerConfig
-from tvau_edge.runtime.heatmap import heatmap, patch_score
-from tvau_edge.runtime.smoothing import Smoothing
+from tvau_edge.runtime.detection.heatmap import heatmap, patch_score
+from tvau_edge.runtime.detection.smoothing import Smoothing
 
 _LEAST, _MOST = 0.05, 0.95
 _QUIET = 0.9  # share of normal patches under which the closing score lies at most

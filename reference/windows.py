@@ -11,10 +11,10 @@ from rich.progress import track
 
 from tvau_edge.reference.samples import samples
 from tvau_edge.runtime.bundle import Bundle
-from tvau_edge.runtime.language_messages import halved
-from tvau_edge.runtime.rae import Rae
-from tvau_edge.runtime.sampler import TemporalPatch
-from tvau_edge.runtime.vision import Vision
+from tvau_edge.runtime.cameras.sampler import TemporalPatch
+from tvau_edge.runtime.detection.rae import Rae
+from tvau_edge.runtime.detection.vision import Vision
+from tvau_edge.runtime.language.messages import halved
 
 console = Console(stderr=True)
 _BATCH = 4

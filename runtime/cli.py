@@ -10,7 +10,7 @@ from rich.console import Console
 from tvau_edge.devices.errors import TvauError
 from tvau_edge.runtime.errors import MissingExtraError
 from tvau_edge.runtime.extras import installed
-from tvau_edge.runtime.logs import make_handler
+from tvau_edge.runtime.service.logs import make_handler
 
 GROUP = "tvau.verbs"
 

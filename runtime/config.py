@@ -16,12 +16,12 @@ from pydantic import (
 )
 
 from tvau_edge.runtime.broker_config import BrokerConfig
+from tvau_edge.runtime.cameras.gstreamer import PREFIX
+from tvau_edge.runtime.cameras.polygons import Polygon
+from tvau_edge.runtime.cameras.schedule import parse_span
+from tvau_edge.runtime.cameras.source import Source
 from tvau_edge.runtime.errors import ConfigError
-from tvau_edge.runtime.gstreamer import PREFIX
-from tvau_edge.runtime.polygons import Polygon
 from tvau_edge.runtime.problems import explain
-from tvau_edge.runtime.schedule import parse_span
-from tvau_edge.runtime.source import Source
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -21,10 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tvau_edge.runtime.bundle import Bundle
-from tvau_edge.runtime.rae import Rae
-from tvau_edge.runtime.sampler import Sampler, TemporalPatch
-from tvau_edge.runtime.source import Source
-from tvau_edge.runtime.vision import Vision
+from tvau_edge.runtime.cameras.sampler import Sampler, TemporalPatch
+from tvau_edge.runtime.cameras.source import Source
+from tvau_edge.runtime.detection.rae import Rae
+from tvau_edge.runtime.detection.vision import Vision
 
 LIMITS = {"fp32": 0.999, "fp16": 0.999, "int8": 0.99}
 BATCHES = (1, 2, 4)

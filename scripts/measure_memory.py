@@ -14,17 +14,17 @@ from pathlib import Path
 
 import numpy as np
 
-import tvau_edge.runtime.watching  # noqa: F401 (all that `tvau run` imports)
+import tvau_edge.runtime.service.watching  # noqa: F401 (all that `tvau run` imports)
 from tvau_edge.devices.host import peak_memory, resident_memory
 from tvau_edge.devices.planner import Setup, memory
 from tvau_edge.devices.profile import profile
 from tvau_edge.runtime.bundle import Bundle
-from tvau_edge.runtime.dialogue import Dialogue, context_needed
-from tvau_edge.runtime.fitting import workload_of
-from tvau_edge.runtime.llama import LanguageModel
-from tvau_edge.runtime.rae import Rae
-from tvau_edge.runtime.sampler import TemporalPatch
-from tvau_edge.runtime.vision import Vision
+from tvau_edge.runtime.cameras.sampler import TemporalPatch
+from tvau_edge.runtime.detection.rae import Rae
+from tvau_edge.runtime.detection.vision import Vision
+from tvau_edge.runtime.language.dialogue import Dialogue, context_needed
+from tvau_edge.runtime.language.llama import LanguageModel
+from tvau_edge.runtime.verbs.fitting import workload_of
 
 
 def main() -> None:

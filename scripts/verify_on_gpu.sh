@@ -35,7 +35,7 @@ if "$python" -c 'import tvau_edge.quantize.tensorrt_check' 2>/dev/null; then
 import sys
 from pathlib import Path
 from tvau_edge.runtime.bundle import Bundle
-from tvau_edge.runtime.engine_build import graphs_to_build
+from tvau_edge.runtime.engines.build import graphs_to_build
 bundle = Bundle.open(Path(sys.argv[1]), verify=False)
 print(*(bundle.file(graph.file) for graph in graphs_to_build(bundle)), sep="\n")
 PYTHON

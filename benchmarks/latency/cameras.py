@@ -10,9 +10,9 @@ from pathlib import Path
 from tvau_edge.benchmarks.latency.footage import take_patches
 from tvau_edge.benchmarks.latency.record import Cameras
 from tvau_edge.runtime.bundle import Bundle
-from tvau_edge.runtime.intake import Intake
-from tvau_edge.runtime.sampler import TemporalPatch
-from tvau_edge.runtime.vision import Vision
+from tvau_edge.runtime.cameras.intake import Intake
+from tvau_edge.runtime.cameras.sampler import TemporalPatch
+from tvau_edge.runtime.detection.vision import Vision
 
 _MOST = 256
 

@@ -22,7 +22,7 @@ from tvau_edge.benchmarks.latency.table import figure, lines, markdown, short
 from tvau_edge.runtime.bundle import Bundle
 from tvau_edge.runtime.cli import missing_extra
 from tvau_edge.runtime.errors import MissingExtraError
-from tvau_edge.runtime.watching import check_place
+from tvau_edge.runtime.service.watching import check_place
 
 BUNDLES = "tvau.bench.bundles"  # entry points of rooms above that can make a bundle to be measured
 console = Console(stderr=True)

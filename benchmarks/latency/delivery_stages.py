@@ -14,15 +14,15 @@ from tvau_edge.benchmarks.delivery import local_mosquitto, paho_alone, sample_ve
 from tvau_edge.benchmarks.latency.errors import BenchError
 from tvau_edge.benchmarks.latency.footage import patches
 from tvau_edge.benchmarks.latency.job import Facts, Job
-from tvau_edge.runtime.announce import Announcer
 from tvau_edge.runtime.broker_config import BrokerConfig
 from tvau_edge.runtime.bundle import Bundle
+from tvau_edge.runtime.delivery.outbox import Outbox
+from tvau_edge.runtime.delivery.publisher import Publisher
+from tvau_edge.runtime.detection.trigger import Trigger
+from tvau_edge.runtime.detection.vision import Vision
 from tvau_edge.runtime.manifest import Thresholds
-from tvau_edge.runtime.outbox import Outbox
-from tvau_edge.runtime.publisher import Publisher
-from tvau_edge.runtime.trigger import Trigger
+from tvau_edge.runtime.service.announce import Announcer
 from tvau_edge.runtime.verdict import Model, Prompts
-from tvau_edge.runtime.vision import Vision
 
 _PATIENCE = 10.0  # seconds for one message
 

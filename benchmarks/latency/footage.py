@@ -8,9 +8,9 @@ import av
 import numpy as np
 
 from tvau_edge.runtime.bundle import Bundle
+from tvau_edge.runtime.cameras.sampler import Sampler, TemporalPatch
+from tvau_edge.runtime.cameras.source import Source
 from tvau_edge.runtime.manifest import Geometry
-from tvau_edge.runtime.sampler import Sampler, TemporalPatch
-from tvau_edge.runtime.source import Source
 
 _SECONDS = 4
 _RATE = 25

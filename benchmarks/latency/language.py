@@ -11,15 +11,15 @@ from tvau_edge.benchmarks.latency.footage import take_patches
 from tvau_edge.benchmarks.latency.job import Facts, Job
 from tvau_edge.devices.host import usable_cores
 from tvau_edge.runtime.bundle import Bundle
-from tvau_edge.runtime.dialogue import Dialogue, context_needed
+from tvau_edge.runtime.detection.rae import Rae
+from tvau_edge.runtime.detection.vision import Vision
 from tvau_edge.runtime.errors import BundleError
-from tvau_edge.runtime.grammar import answer_grammar
-from tvau_edge.runtime.llama import LanguageModel
-from tvau_edge.runtime.llama_grammar import Grammar
+from tvau_edge.runtime.language.dialogue import Dialogue, context_needed
+from tvau_edge.runtime.language.grammar import answer_grammar
+from tvau_edge.runtime.language.llama import LanguageModel
+from tvau_edge.runtime.language.llama_grammar import Grammar
+from tvau_edge.runtime.language.positions import text_positions, video_positions
 from tvau_edge.runtime.manifest import Language, Question
-from tvau_edge.runtime.positions import text_positions, video_positions
-from tvau_edge.runtime.rae import Rae
-from tvau_edge.runtime.vision import Vision
 
 _GENERATED = 64  # tokens after which the measure of decoding goes back to the clip's end
 

@@ -9,7 +9,7 @@ _SAY = (
 )
 _PROCESSES = {
     "interpreter with numpy": "import numpy",
-    "runtime": "import numpy, tvau_edge.runtime.watching",
+    "runtime": "import numpy, tvau_edge.runtime.service.watching",
 }
 
 

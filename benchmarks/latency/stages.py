@@ -10,13 +10,13 @@ import numpy as np
 from tvau_edge.benchmarks.latency.footage import patches, take_patches
 from tvau_edge.benchmarks.latency.job import Facts, Job
 from tvau_edge.runtime.bundle import Bundle
-from tvau_edge.runtime.heatmap import heatmap, patch_score
+from tvau_edge.runtime.cameras.sampler import Sampler, TemporalPatch
+from tvau_edge.runtime.cameras.source import Source
+from tvau_edge.runtime.detection.heatmap import heatmap, patch_score
+from tvau_edge.runtime.detection.rae import Rae
+from tvau_edge.runtime.detection.trigger import Trigger
+from tvau_edge.runtime.detection.vision import Evidence, Vision
 from tvau_edge.runtime.manifest import Thresholds
-from tvau_edge.runtime.rae import Rae
-from tvau_edge.runtime.sampler import Sampler, TemporalPatch
-from tvau_edge.runtime.source import Source
-from tvau_edge.runtime.trigger import Trigger
-from tvau_edge.runtime.vision import Evidence, Vision
 
 clock = time.perf_counter
 

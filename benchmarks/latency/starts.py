@@ -9,7 +9,7 @@ import numpy as np
 from tvau_edge.benchmarks.latency.footage import take_patches
 from tvau_edge.benchmarks.latency.job import Facts, Job
 from tvau_edge.runtime.bundle import Bundle
-from tvau_edge.runtime.vision import Vision
+from tvau_edge.runtime.detection.vision import Vision
 
 
 def load(job: Job, facts: Facts) -> Iterator[float]:
@@ -28,7 +28,7 @@ def start(job: Job, facts: Facts) -> Iterator[float]:
     In it: the interpreter, the imports of `tvau run` and of the benchmark, every checksum of the bundle, loading,
     decoding the first frames. Not in it: waiting for the frames of a live camera.
     """
-    import tvau_edge.runtime.watching  # noqa: F401 (what `tvau run` imports)
+    import tvau_edge.runtime.service.watching  # noqa: F401 (what `tvau run` imports)
 
     bundle = Bundle.open(job.bundle)
     explained = bool(job.case.size)
@@ -37,7 +37,7 @@ def start(job: Job, facts: Facts) -> Iterator[float]:
         evidence = [model.run([patch])[0] for patch in take_patches(bundle, job.source, length)]
     if explained:
         from tvau_edge.benchmarks.latency.language import open_dialogue
-        from tvau_edge.runtime.rae import Rae
+        from tvau_edge.runtime.detection.rae import Rae
 
         with closing(Rae.open(bundle, threads=job.threads)) as encoder:
             p_an = encoder.run(np.stack([one.h_c for one in evidence]))

@@ -9,8 +9,8 @@ from tvau_edge.benchmarks.latency.errors import BenchError
 from tvau_edge.benchmarks.latency.job import Case
 from tvau_edge.benchmarks.latency.worker import PEERS
 from tvau_edge.runtime.bundle import Bundle
+from tvau_edge.runtime.detection.vision import choose_graph
 from tvau_edge.runtime.manifest import GraphFile
-from tvau_edge.runtime.vision import choose_graph
 
 MULTI_STREAM = 8  # samples per query, as MLPerf Inference has it
 OFFLINE = 16

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tvau_edge.runtime.backends.cuda import Buffer, Cuda, Recording
-from tvau_edge.runtime.engines import EngineCache, EngineKey, graph_digest
+from tvau_edge.runtime.engines.cache import EngineCache, EngineKey, graph_digest
 from tvau_edge.runtime.errors import BackendError
 
 log = logging.getLogger(__name__)

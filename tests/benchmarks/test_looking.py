@@ -4,7 +4,7 @@ import pytest
 from tvau_edge.benchmarks.dataset import read_dataset
 from tvau_edge.benchmarks.looking import Looked, detect, look, windows
 from tvau_edge.benchmarks.stages import Stages
-from tvau_edge.runtime.vision import Evidence
+from tvau_edge.runtime.detection.vision import Evidence
 
 
 def looked(patches, frames):

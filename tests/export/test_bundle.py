@@ -16,10 +16,10 @@ from tvau_edge.export.bundle import Options, export_bundle
 from tvau_edge.export.errors import CheckpointError, ExportError
 from tvau_edge.runtime import bundle as writing
 from tvau_edge.runtime.bundle import Bundle
+from tvau_edge.runtime.detection.vision import Vision
 from tvau_edge.runtime.errors import BundleError, DiskFullError, SourceError
-from tvau_edge.runtime.llama import LanguageModel
+from tvau_edge.runtime.language.llama import LanguageModel
 from tvau_edge.runtime.manifest import Check
-from tvau_edge.runtime.vision import Vision
 
 GOOD_AT_MOST = {"relative_error"}  # of other metrics, more is better
 

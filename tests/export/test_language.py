@@ -20,9 +20,9 @@ from tvau_edge.export.checkpoint import Checkpoint
 from tvau_edge.export.errors import CheckpointError
 from tvau_edge.export.language import write_gguf
 from tvau_edge.export.synthetic import SPECIAL_TOKENS, write_tvau
-from tvau_edge.runtime.llama import LanguageModel
+from tvau_edge.runtime.language.llama import LanguageModel
+from tvau_edge.runtime.language.positions import text_positions, video_positions
 from tvau_edge.runtime.manifest import Geometry
-from tvau_edge.runtime.positions import text_positions, video_positions
 
 CLIP = Geometry(width=252, height=140, frames_per_second=4, temporal_patches=4)
 SENTENCES = [

@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 
 from tvau_edge.runtime.broker_config import BrokerConfig
-from tvau_edge.runtime.outbox import Outbox
-from tvau_edge.runtime.publisher import Publisher
+from tvau_edge.runtime.delivery.outbox import Outbox
+from tvau_edge.runtime.delivery.publisher import Publisher
 from tvau_edge.runtime.verdict import Model, Prompts, Verdict, at, uuid7
 
 PAUSE = 0.02  # seconds between two verdicts of a camera

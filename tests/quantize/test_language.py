@@ -14,7 +14,7 @@ from tvau_edge.export.model.vision import VisionConfig
 from tvau_edge.export.synthetic import Widths, write_synthetic
 from tvau_edge.quantize.language import TYPES, quantize_gguf
 from tvau_edge.runtime.errors import LanguageModelError
-from tvau_edge.runtime.llama import LanguageModel
+from tvau_edge.runtime.language.llama import LanguageModel
 from tvau_edge.runtime.manifest import Geometry
 
 # Rows of 256 and 512, multiples of what k-quants work on.

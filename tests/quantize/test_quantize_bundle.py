@@ -11,7 +11,7 @@ from tvau_edge.quantize.bundle import KEY, Options, quantize_bundle
 from tvau_edge.quantize.errors import GateError, QuantizeError
 from tvau_edge.quantize.gate import Limits
 from tvau_edge.runtime.bundle import Bundle
-from tvau_edge.runtime.vision import Vision
+from tvau_edge.runtime.detection.vision import Vision
 
 IMPOSSIBLE = Limits(disagreement=-0.5)
 

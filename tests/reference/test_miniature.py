@@ -7,7 +7,7 @@ from tvau_edge.reference.narration import QUESTIONS
 from tvau_edge.reference.samples import GEOMETRY
 from tvau_edge.reference.tokenizer import train_tokenizer
 from tvau_edge.reference.train import texts
-from tvau_edge.runtime.positions import text_positions, video_positions
+from tvau_edge.runtime.language.positions import text_positions, video_positions
 
 
 @pytest.fixture(scope="module")

@@ -17,9 +17,9 @@ import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
 from tvau_edge.runtime.broker_config import BrokerConfig
+from tvau_edge.runtime.delivery.outbox import Outbox
+from tvau_edge.runtime.delivery.publisher import Publisher
 from tvau_edge.runtime.manifest import Geometry
-from tvau_edge.runtime.outbox import Outbox
-from tvau_edge.runtime.publisher import Publisher
 from tvau_edge.runtime.verdict import Model, Prompts, Verdict, at, uuid7
 
 MOSQUITTO = next(

@@ -9,8 +9,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tvau_edge.runtime.backends.onnxruntime import OnnxGraph
 from tvau_edge.runtime.backends.openvino import OpenVinoGraph
+from tvau_edge.runtime.detection.vision import BACKENDS
 from tvau_edge.runtime.errors import BackendError, MissingExtraError
-from tvau_edge.runtime.vision import BACKENDS
 
 CPU = [name for name in BACKENDS if name != "tensorrt"]  # which has its own tests
 WEIGHT = np.array([[1, 2], [3, 4], [5, 6]], dtype=np.float32)
@@ -131,7 +131,7 @@ def test_openvino_that_is_not_installed(files, monkeypatch):
 
 
 def test_importing_the_back_ends_loads_none_that_is_optional():
-    code = "import sys, tvau_edge.runtime.vision; print({'openvino', 'torch', 'onnx'} & set(sys.modules))"
+    code = "import sys, tvau_edge.runtime.detection.vision; print({'openvino', 'torch', 'onnx'} & set(sys.modules))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "set()"
 

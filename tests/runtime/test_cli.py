@@ -41,7 +41,7 @@ def test_errors_are_sentences_not_tracebacks(tmp_path):
 
 def test_nothing_of_the_workstation_is_loaded():
     code = (
-        "import sys; import tvau_edge.runtime.cli as c, tvau_edge.runtime.pipeline; c.build_app();"
+        "import sys; import tvau_edge.runtime.cli as c, tvau_edge.runtime.service.pipeline; c.build_app();"
         "bad = {'torch', 'transformers', 'onnx', 'openvino', 'llama_cpp', 'PIL', 'matplotlib', 'cv2'};"
         "print(sorted(bad & set(sys.modules)))"
     )

@@ -11,12 +11,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tvau_edge.runtime.bundle import Bundle
+from tvau_edge.runtime.cameras.feed import Feed
+from tvau_edge.runtime.cameras.intake import Intake
 from tvau_edge.runtime.config import SiteConfig, load_config, parse_config
+from tvau_edge.runtime.detection.trigger import Trigger
 from tvau_edge.runtime.errors import BundleError, ConfigError
-from tvau_edge.runtime.feed import Feed
-from tvau_edge.runtime.intake import Intake
 from tvau_edge.runtime.manifest import Geometry, Thresholds
-from tvau_edge.runtime.trigger import Trigger
 
 SHORT, LONG = 200, 10_000
 GEOMETRY = Geometry(width=84, height=56, frames_per_second=4, temporal_patches=3)

@@ -101,8 +101,8 @@ def test_in_the_shell(run, tmp_path):
 
 
 def test_the_command_of_the_page(mosquitto, make_publisher, eventually):
-    from tvau_edge.runtime.commands import Commands
-    from tvau_edge.runtime.device_commands import Threshold
+    from tvau_edge.runtime.control.commands import Commands
+    from tvau_edge.runtime.control.device_commands import Threshold
 
     if shutil.which("mosquitto_rr") is None:
         pytest.skip("mosquitto_rr is not installed (apt-get install mosquitto-clients)")

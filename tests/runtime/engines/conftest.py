@@ -11,7 +11,7 @@ from tiny_graphs import rae_model, vision_model
 
 from tvau_edge.runtime.backends import cuda as cuda_module
 from tvau_edge.runtime.bundle import BundleWriter
-from tvau_edge.runtime.engines import EngineCache
+from tvau_edge.runtime.engines.cache import EngineCache
 from tvau_edge.runtime.manifest import (
     ClassPrompts,
     Geometry,

@@ -10,10 +10,10 @@ from typer.testing import CliRunner
 from tvau_edge.runtime.backends.cuda import Cuda
 from tvau_edge.runtime.backends.tensorrt import TensorRtGraph
 from tvau_edge.runtime.bundle import Bundle
-from tvau_edge.runtime.engine_build import Told, build_engines, graphs_to_build, limits
-from tvau_edge.runtime.engines import EngineCache, EngineKey
-from tvau_edge.runtime.engines_cli import app
+from tvau_edge.runtime.engines.build import Told, build_engines, graphs_to_build, limits
+from tvau_edge.runtime.engines.cache import EngineCache, EngineKey
 from tvau_edge.runtime.errors import BackendError, ConfigError
+from tvau_edge.runtime.verbs.engines import app
 
 
 def test_engines_are_built_once(gpu, cache, make_bundle):
@@ -104,10 +104,10 @@ def test_symmetric_int8_is_taken(gpu, cache, make_bundle):
 
 def test_too_little_memory_names_the_swap_that_carries_it(gpu, cache, make_bundle, monkeypatch):
     gpu(free=64 << 20, total=4 << 30)
-    monkeypatch.setattr("tvau_edge.runtime.engine_build._swap_free", lambda: 0)
+    monkeypatch.setattr("tvau_edge.runtime.engines.build._swap_free", lambda: 0)
     with pytest.raises(BackendError, match=r"needs about 0\.1 GB, 0\.1 GB are free: .*fallocate -l 1G"):
         build_engines(make_bundle(), cache)
-    monkeypatch.setattr("tvau_edge.runtime.engine_build._swap_free", lambda: 1 << 30)
+    monkeypatch.setattr("tvau_edge.runtime.engines.build._swap_free", lambda: 1 << 30)
     build_engines(make_bundle(), cache)
 
 

@@ -11,10 +11,10 @@ from tvau_edge.runtime.backends import cuda as cuda_module
 from tvau_edge.runtime.backends.cuda import Cuda
 from tvau_edge.runtime.backends.onnxruntime import OnnxGraph
 from tvau_edge.runtime.backends.tensorrt import TensorRtGraph, open_tensorrt
-from tvau_edge.runtime.engine_build import build_engines
-from tvau_edge.runtime.engines import EngineKey, default_folder, graph_digest
+from tvau_edge.runtime.detection.vision import choose_graph
+from tvau_edge.runtime.engines.build import build_engines
+from tvau_edge.runtime.engines.cache import EngineKey, default_folder, graph_digest
 from tvau_edge.runtime.errors import BackendError
-from tvau_edge.runtime.vision import choose_graph
 
 VERSIONS = ("10.3.0", "10.16.1", "11.1.0", "11.4.1")
 

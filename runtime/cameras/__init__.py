@@ -1,0 +1,1 @@
+"""From a file, a camera or a pipeline to temporal patches: decoding, masks, schedules, sampling, fair queues."""

@@ -1,0 +1,1 @@
+"""From verdicts to a broker: the outbox, MQTT, requests, Home Assistant."""

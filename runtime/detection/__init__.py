@@ -1,0 +1,1 @@
+"""From temporal patches to events: the vision pass, heatmaps, zones, RAE, scores, triggers."""

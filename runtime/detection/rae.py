@@ -1,0 +1,30 @@
+"""The region-aware anomaly encoder on the device: a window of similarity maps becomes prompt embeddings."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tvau_edge.runtime.bundle import Bundle
+from tvau_edge.runtime.detection.vision import BACKENDS, Graph, choose_graph
+
+
+class Rae:
+    """The RAE graph; it runs once per dialogue."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+
+    @classmethod
+    def open(cls, bundle: Bundle, backend: str = "auto", threads: int | None = None) -> "Rae":
+        """Load the bundle's RAE graph; arguments and errors as `Vision.open`."""
+        file = choose_graph(bundle.manifest.rae, backend, "auto")
+        load, _ = BACKENDS[file.backend]
+        return cls(load(str(bundle.file(file.file)), threads))
+
+    def run(self, h_c: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Encode a window: h_c [T', 2, H', W'], oldest first -> P_An [(T' - 1) (N_base + 10), D]."""
+        (p_an,) = self._graph.run({"h_c": np.ascontiguousarray(h_c, dtype=np.float32)}, ("p_an",))
+        return p_an.reshape(-1, p_an.shape[-1])
+
+    def close(self) -> None:
+        """Let go of the graph."""
+        self._graph.close()

@@ -1,0 +1,1 @@
+"""From events to answers: llama.cpp, the dialogue, class prompts, the language process, explaining elsewhere."""

@@ -1,0 +1,1 @@
+"""What runs it all: the pipeline, its watchdog, health, metrics, logs."""

@@ -1,0 +1,1 @@
+"""Verbs of the command line that have more to say than a few lines."""

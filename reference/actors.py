@@ -12,8 +12,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Kind = Literal["person", "cyclist", "car", "dog", "bag"]
-Posture = Literal["walk", "run", "stand", "jump", "fallen", "crawl", "fight", "throw", "ride", "drive", "lie"]
+Kind = Literal["person", "cyclist", "motorbike", "car", "dog", "bag"]
+Posture = Literal[
+    "walk", "run", "stand", "jump", "fallen", "crawl", "fight", "throw", "ride", "drive", "lie",
+    "limp", "stagger", "dance", "wave", "crouch", "sit", "skate",
+]  # fmt: skip
 Colour = tuple[int, int, int]
 Point = tuple[float, float]
 
@@ -70,6 +73,8 @@ class Looks:
                 return f"a person in {_article(self.colour)} jacket and {self.lower} trousers"
             case "cyclist":
                 return f"a cyclist in {_article(self.colour)} jacket"
+            case "motorbike":
+                return f"a motorcyclist in {_article(self.colour)} jacket"
             case _:
                 return f"{_article(self.colour)} {self.kind}"
 
@@ -165,15 +170,19 @@ def draw_actor(
         progress: 0..1 through a motion that happens once (a fall, a throw).
         shade: strength of its shadow, 0..1.
     """
-    wide = {"car": 4.2, "cyclist": 1.6, "dog": 0.8, "bag": 0.5}.get(looks.kind, 0.7)
+    wide = {"car": 4.2, "cyclist": 1.6, "motorbike": 1.8, "dog": 0.8, "bag": 0.5}.get(looks.kind, 0.7)
     if posture in ("fallen", "crawl", "lie"):
         wide = 1.7
+    elif posture == "sit":
+        wide = 1.1
     brush.shadow(wide, shade)
     match looks.kind:
         case "person":
             _draw_person(brush, looks, posture, phase, progress)
         case "cyclist":
             _draw_cyclist(brush, looks, phase)
+        case "motorbike":
+            _draw_motorbike(brush, looks)
         case "car":
             _draw_car(brush, looks)
         case "dog":
@@ -211,8 +220,27 @@ def _draw_person(brush: Brush, looks: Looks, posture: Posture, phase: float, pro
         case "throw":
             swing, knee, lean = 0.25, 0.1, 0.35 * progress - 0.15
             arms = (3.4 - 2.4 * progress, 0.5)
+        case "limp":
+            # One leg drags behind: its steps are short, and the body dips over it.
+            swing, lean, knee, reach = 0.30 + 0.35 * np.sin(phase) ** 2, 0.30, 0.7, 0.6
+            lift = -0.08 * max(0.0, np.sin(phase))
+        case "stagger":
+            lean, knee = 0.24 * np.sin(0.45 * phase), 0.5
+            arms = (0.9 + 0.3 * np.sin(phase), -0.8)
+        case "dance":
+            swing, lean, knee, lift = 0.40, 0.16 * np.sin(phase), 0.6, 0.10 * abs(np.sin(phase))
+            arms = (2.1 + 0.8 * np.sin(phase), -2.0 + 0.8 * np.sin(1.3 * phase))
+        case "wave":
+            swing, knee, arms = 0.05, 0.0, (2.75 + 0.45 * np.sin(2 * phase), -0.1)
+        case "skate":
+            swing, knee, lean = 0.12, 0.35, 0.10
+            arms = (0.7 + 0.1 * np.sin(phase), -0.6)
+            _draw_board(brush)
         case "crawl":
             _draw_crawling(brush, looks, phase)
+            return
+        case "crouch" | "sit":
+            _draw_low(brush, looks, posture, phase)
             return
         case "lie":
             progress = 1.0
@@ -274,6 +302,46 @@ def _draw_crawling(brush: Brush, looks: Looks, phase: float) -> None:
     brush.limb([hip, chest], 0.32, jacket)
     brush.disc((0.52, 0.52), 0.13, looks.skin)
     brush.disc((0.50, 0.57), 0.115, looks.hair)
+
+
+def _draw_low(brush: Brush, looks: Looks, posture: Posture, phase: float) -> None:
+    """Draw somebody who squats, or sits on the ground with stretched legs."""
+    jacket, trousers = COLOURS[looks.colour], TROUSERS[looks.lower]
+    hip, thigh, bend = ((0.0, 0.40), 1.2, -2.2) if posture == "crouch" else ((-0.15, 0.15), 1.45, 0.1)
+    for side, dark in ((0.1, 0.78), (0.0, 1.0)):
+        leg = _two_bones(hip, thigh - side, 0.45, 0.45, bend)
+        brush.limb(leg, 0.15, _dim(trousers, dark))
+        brush.limb([leg[2], (leg[2][0] + 0.13, leg[2][1])], 0.09, (30, 28, 28))
+    lean = (0.35 if posture == "crouch" else -0.12) + 0.03 * np.sin(phase)
+    chest = (hip[0] + 0.52 * np.sin(lean), hip[1] + 0.52 * np.cos(lean))
+    brush.limb([hip, (chest[0], chest[1] - 0.06)], 0.34, jacket)
+    reach = 0.5 if posture == "crouch" else -0.5
+    arm = _two_bones((chest[0], chest[1] - 0.05), reach, 0.27, 0.29, 0.3)
+    brush.limb(arm, 0.11, _dim(jacket, 0.9))
+    brush.disc(arm[2], 0.055, looks.skin)
+    head = (chest[0] + 0.1 * np.sin(lean), chest[1] + 0.22)
+    brush.disc(head, 0.13, looks.skin)
+    brush.disc((head[0] - 0.02, head[1] + 0.05), 0.115, looks.hair)
+
+
+def _draw_board(brush: Brush) -> None:
+    brush.limb([(-0.45, 0.09), (0.5, 0.09)], 0.07, (96, 62, 34))
+    for x in (-0.32, 0.36):
+        brush.disc((x, 0.04), 0.05, (30, 30, 30))
+
+
+def _draw_motorbike(brush: Brush, looks: Looks) -> None:
+    jacket, trousers = COLOURS[looks.colour], TROUSERS[looks.lower]
+    for x in (-0.68, 0.68):
+        brush.disc((x, 0.31), 0.31, (28, 28, 30))
+        brush.disc((x, 0.31), 0.14, (140, 140, 144))
+    brush.polygon([(-0.75, 0.72), (-0.35, 0.45), (0.35, 0.40), (0.55, 0.85), (0.1, 0.92)], (58, 60, 66))
+    brush.limb([(0.68, 0.31), (0.48, 1.02)], 0.07, (120, 120, 124))
+    saddle, shoulder = (-0.28, 0.86), (0.08, 1.36)
+    brush.limb([saddle, (0.16, 0.72), (0.02, 0.34)], 0.16, trousers)
+    brush.limb([saddle, shoulder], 0.34, jacket)
+    brush.limb([shoulder, (0.26, 1.12), (0.48, 1.06)], 0.10, _dim(jacket, 0.85))
+    brush.disc((0.20, 1.60), 0.16, (40, 40, 46))
 
 
 def _draw_cyclist(brush: Brush, looks: Looks, phase: float) -> None:

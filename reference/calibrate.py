@@ -24,7 +24,7 @@ def main(
     picture: Annotated[
         Path | None, typer.Option("--plot", help="Draw the reliability into this .png.")
     ] = None,
-    split: Annotated[str, typer.Option(help="train, validation or test.")] = "validation",
+    split: Annotated[str, typer.Option(help="train, validation, test or familiar.")] = "validation",
     count: Annotated[int, typer.Option(min=10, help="Clips; every second one is normal.")] = 80,
     kind: Annotated[str | None, typer.Option("--type", help="GGUF type; none: the first.")] = None,
     cache: Annotated[Path, typer.Option(help="Folder of drawn clips.")] = Path("build/reference/clips"),

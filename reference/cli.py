@@ -14,7 +14,12 @@ def draw(
     out: Annotated[Path, typer.Option(help="Folder of the data set, in UBnormal's layout.")],
     seed: Annotated[int, typer.Option(min=0, help="Of the first clip; the others count up.")] = 0,
     count: Annotated[int, typer.Option(min=1, help="Clips; every second one is normal.")] = 10,
-    split: Annotated[str, typer.Option(help="train, validation or test: seeds that never meet.")] = "test",
+    split: Annotated[
+        str,
+        typer.Option(
+            help="train, validation or test, whose anomalies differ; familiar: those of train on other streets."
+        ),
+    ] = "test",
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
 ) -> None:
     """Draw surveillance clips with masks, tracks and a JSON of every object."""

@@ -1,6 +1,6 @@
 """One drawn clip: a street, its actors over time, and the ground truth of every frame."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tvau_edge.reference.actors import Brush, Canvas, Looks, draw_actor
-from tvau_edge.reference.behaviours import ABNORMAL, Actor, State, abnormal_actors, normal_actor
+from tvau_edge.reference.anomalies import ABNORMAL, abnormal_actors, zone_of
+from tvau_edge.reference.behaviours import Actor, State, normal_actors
 from tvau_edge.reference.scene import (
     HEIGHT,
     WIDTH,
@@ -17,6 +18,7 @@ from tvau_edge.reference.scene import (
     draw_background,
     draw_lamps,
     light_map,
+    passing_light,
 )
 
 FRAMES_PER_SECOND = 12
@@ -57,44 +59,54 @@ class DrawnFrame:
 
 @dataclass(frozen=True)
 class Clip:
-    """A clip to be drawn: everything follows from the seed and the name of the anomaly.
+    """A clip to be drawn: everything follows from the seed and the names of its anomalies.
 
     Attributes:
         seed: of actors and their motion.
-        anomaly: a key of `ABNORMAL`, or None for a normal clip.
+        anomalies: keys of `ABNORMAL`; none in a normal clip.
         layout: the street.
         actors: numbered from 1 in this order.
         seconds: length.
     """
 
     seed: int
-    anomaly: str | None
+    anomalies: tuple[str, ...]
     layout: Layout
     actors: tuple[Actor, ...]
     seconds: float
 
     @classmethod
-    def draw(cls, seed: int, anomaly: str | None, layout: int | None = None, seconds: float = 8.0) -> "Clip":
+    def draw(
+        cls, seed: int, anomalies: Sequence[str] = (), layout: int | None = None, seconds: float = 8.0
+    ) -> "Clip":
         """Draw a clip.
 
         Args:
             seed: 0 or more.
-            anomaly: a key of `ABNORMAL`, or None.
-            layout: seed of the street; by default drawn from `seed`.
+            anomalies: keys of `ABNORMAL`, one for each thing that happens.
+            layout: seed of the street; by default drawn from `seed`, until there is one where it all can happen.
             seconds: length.
 
         Raises:
-            ValueError: the anomaly is not known.
+            ValueError: an anomaly is not known, or cannot happen on the street of `layout`.
         """
-        if anomaly is not None and anomaly not in ABNORMAL:
-            raise ValueError(f"unknown anomaly {anomaly!r}; known: {', '.join(ABNORMAL)}")
+        for anomaly in anomalies:
+            if anomaly not in ABNORMAL:
+                raise ValueError(f"unknown anomaly {anomaly!r}; known: {', '.join(ABNORMAL)}")
+        zones = {zone_of(anomaly) for anomaly in anomalies}
         rng = np.random.default_rng([seed, 21])
-        drawn = int(rng.integers(_STREETS)) + (_STREETS if seed >= HELD_OUT else 0)
-        street = Layout.draw(drawn if layout is None else layout)
-        actors = [normal_actor(street, rng, seconds) for _ in range(rng.integers(2, 7))]
-        if anomaly is not None:
+        first = _STREETS if seed >= HELD_OUT else 0
+        street = Layout.draw(first + int(rng.integers(_STREETS)) if layout is None else layout)
+        while not all(street.middles(zone) for zone in zones):
+            if layout is not None:
+                raise ValueError(f"the street of layout {layout} has not all of {', '.join(sorted(zones))}")
+            street = Layout.draw(first + int(rng.integers(_STREETS)))
+        actors = [
+            actor for _ in range(rng.integers(2, 7)) for actor in normal_actors(street, rng, seconds)
+        ]
+        for anomaly in anomalies:
             actors += abnormal_actors(street, rng, seconds, anomaly)
-        return cls(seed, anomaly, street, tuple(actors), seconds)
+        return cls(seed, tuple(anomalies), street, tuple(actors), seconds)
 
     @property
     def looks(self) -> dict[int, Looks]:
@@ -114,7 +126,9 @@ class Clip:
         for index in range(0, len(self), every):
             rng = np.random.default_rng([self.seed, 23, index])
             canvas, states = self._paint(street, index / FRAMES_PER_SECOND)
-            image = np.clip(canvas.image * light, 0, 255).astype(np.uint8)
+            passing = passing_light(self.layout, index / FRAMES_PER_SECOND)
+            lit = canvas.image * (light if passing is None else light * passing)
+            image = np.clip(lit, 0, 255).astype(np.uint8)
             image, mask = apply_weather(image, self.layout, rng), canvas.objects
             if self.layout.shake:
                 move = np.float32([[1, 0, 0], [0, 1, 0]])

@@ -23,9 +23,9 @@ from tvau_edge.runtime.delivery.embedded_broker import EmbeddedBroker
 from tvau_edge.runtime.verdict import Verdict
 
 CHECKPOINT = Path(__file__).parent / "checkpoint"
-# Seeds of no split: never trained on, never evaluated.
-CLIP = (2_000_004, "fall")
-CALIBRATION = (2_000_101, "run")
+# Seeds that nothing was trained or evaluated on.
+CLIP = (3_000_004, ("fall",))
+CALIBRATION = (3_000_101, ("run",))
 console = Console(stderr=True)
 
 

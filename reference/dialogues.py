@@ -1,6 +1,6 @@
 """Stage 2: RAE and a LoRA on the language model learn the paper's dialogue; everything else is frozen."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,12 +15,14 @@ from tvau_edge.export.model.rae import RegionAwareEncoder
 from tvau_edge.export.model.vision import VisionTower
 from tvau_edge.reference.heatmaps import maps
 from tvau_edge.reference.miniature import Sequences
-from tvau_edge.reference.narration import QUESTIONS
+from tvau_edge.reference.named_features import draw_named, numbers
+from tvau_edge.reference.narration import QUESTIONS, answers
 from tvau_edge.reference.pretrain import answer_loss, merge
 from tvau_edge.reference.progress import Course
 from tvau_edge.reference.samples import GEOMETRY, Sample
 
 _FIRST = 8.0  # weight of the token that says yes or no
+_OTHERS = 0.2  # share of the windows with an anomaly that are seen while only other behaviours are named
 
 
 @dataclass(frozen=True)
@@ -44,11 +46,26 @@ def train_dialogue(
     rae: RegionAwareEncoder,
     samples: Sequence[Sample],
     evidence: Sequence[Evidence],
+    other_maps: Callable[[int, int, Sequence[int]], Tensor],
     sequences: Sequences,
     course: Course,
     batch: int = 8,
 ) -> None:
-    """Train on windows, half of them with an anomaly."""
+    """Train on windows, half of them with an anomaly.
+
+    Of those, some are seen while the class prompts name other behaviours: then nothing is abnormal, and only the
+    similarity maps tell so. What the language model knows of behaviours by itself cannot answer these.
+
+    Args:
+        model: the language model with its LoRA, trained in place.
+        rae: trained in place.
+        samples: the clips.
+        evidence: of each.
+        other_maps: h_c [T', 2, H', W'] of (clip, first patch) while only the behaviours of these indices are named.
+        sequences: lays out the dialogues.
+        course: how long.
+        batch: windows in a step.
+    """
     rng = np.random.default_rng(course.seed + 3)
     base = model.get_base_model()
     language, embed = base.model.language_model, base.get_input_embeddings()
@@ -65,11 +82,15 @@ def train_dialogue(
         for row in range(batch):
             choice = windows[row % 2 == 0]
             index, window = choice[rng.integers(len(choice))]
-            h_c.append(evidence[index].h_c[window.start : window.start + patches])
+            said, named = window.answers, draw_named(rng)
+            if window.abnormal and rng.random() < _OTHERS and not _shows(samples[index], numbers(named)):
+                said = answers([])
+                h_c.append(other_maps(index, window.start, named))
+            else:
+                h_c.append(evidence[index].h_c[window.start : window.start + patches])
             p_v.append(evidence[index].p_v[window.start : window.start + patches].flatten(0, 1))
-            turns.append(
-                sequences.turns([(question.text, window.answers[question.key]) for question in QUESTIONS])
-            )
+            pairs = [(question.text, _one(said[question.key], rng)) for question in QUESTIONS]
+            turns.append(sequences.turns(pairs))
         # Stacked outside of the reduced precision, which on a CPU takes no float16.
         maps_seen, tokens = (torch.stack(rows).float().to(course.device) for rows in (h_c, p_v))
         with course.precision():
@@ -77,6 +98,15 @@ def train_dialogue(
             embeds, positions, labels = sequences.batch(embed, tokens, p_an, turns)
             loss = answer_loss(language, embed, embeds, positions, labels, first=_FIRST)
         course.update(loss, optimizer)
+
+
+def _shows(sample: Sample, behaviours: NDArray[np.uint8]) -> bool:
+    return bool(np.isin(sample.behaviour, behaviours).any())
+
+
+def _one(wordings: Sequence[str], rng: np.random.Generator) -> str:
+    """One of several wordings, the plainest half of the time."""
+    return wordings[0] if rng.random() < 0.5 else wordings[rng.integers(len(wordings))]
 
 
 @torch.no_grad()

@@ -41,7 +41,7 @@ def naive(
 
 def main(
     bundle: Annotated[Path, typer.Option(help="Folder of the bundle.")],
-    split: Annotated[str, typer.Option(help="train, validation or test.")] = "validation",
+    split: Annotated[str, typer.Option(help="train, validation, test or familiar.")] = "validation",
     count: Annotated[int, typer.Option(min=2, help="Clips; every second one is normal.")] = 20,
     kind: Annotated[str | None, typer.Option("--type", help="GGUF type; none: the first.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of llama.cpp.")] = 1,

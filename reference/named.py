@@ -31,7 +31,7 @@ _ALL, _DEVICE = "as exported", "read on the device"
 
 def main(
     bundle: Annotated[Path, typer.Option(help="Folder of the bundle.")],
-    split: Annotated[str, typer.Option(help="train, validation or test.")] = "validation",
+    split: Annotated[str, typer.Option(help="train, validation, test or familiar.")] = "validation",
     count: Annotated[int, typer.Option(min=20, help="Clips; every second one is normal.")] = 40,
     kind: Annotated[str | None, typer.Option("--type", help="GGUF type; none: the first.")] = None,
     cache: Annotated[Path, typer.Option(help="Folder of drawn clips.")] = Path("build/reference/clips"),

@@ -70,7 +70,11 @@ def _describe(track: Track) -> str:
 
 
 def _sentence(text: str) -> str:
-    return f"{text[0].upper()}{text[1:]}."
+    return _capital(f"{text}.")
+
+
+def _capital(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}"
 
 
 def is_abnormal(found: Sequence[Track], frames: int) -> bool | None:
@@ -86,24 +90,41 @@ def is_abnormal(found: Sequence[Track], frames: int) -> bool | None:
     return True if most >= 0.25 * frames else None
 
 
-def answers(found: Sequence[Track]) -> dict[str, str]:
-    """Answer the paper's questions, by key of `QUESTIONS`."""
+# What people say, in several wordings: the first is the plainest.
+_NORMAL_ANSWERS = {
+    "anomaly": ("No.",),
+    "target": ("No target is abnormal.", "There is no abnormal target.", "Nothing is abnormal."),
+    "motion": ("Everything moves normally.", "All motion is normal.", "Nothing moves abnormally."),
+    "from": ("Nothing to follow.", "There is nothing to follow."),
+    "to": ("Nothing to follow.", "There is nothing to follow."),
+}
+_ABNORMAL_ANSWERS = {
+    "anomaly": ("Yes.",),
+    "target": ("{target}.", "It is {target}.", "The target is {target}."),
+    "motion": ("It is {motion}.", "The target is {motion}.", "It is seen {motion}."),
+    "from": ("It comes from the {first}.", "From the {first}.", "It starts in the {first}."),
+    "to": ("It goes to the {last}.", "To the {last}.", "It ends in the {last}."),
+}
+
+
+def answers(found: Sequence[Track]) -> dict[str, list[str]]:
+    """Answer the paper's questions, by key of `QUESTIONS`, each in several wordings that mean the same.
+
+    Of several anomalies the one that shows longest is told, of equals the largest.
+    """
     abnormal = [track for track in found if track.abnormal]
     if not abnormal:
-        return {
-            "anomaly": "No.",
-            "target": "No target is abnormal.",
-            "motion": "Everything moves normally.",
-            "from": "Nothing to follow.",
-            "to": "Nothing to follow.",
-        }
+        return {key: list(wordings) for key, wordings in _NORMAL_ANSWERS.items()}
     track = max(abnormal, key=lambda track: (track.abnormal, track.area))
+    facts = {
+        "target": track.looks.appearance,
+        "motion": _motion_when_abnormal(track),
+        "first": cell_name(track.first.box),
+        "last": cell_name(track.last.box),
+    }
     return {
-        "anomaly": "Yes.",
-        "target": _sentence(track.looks.appearance),
-        "motion": _sentence(f"it is {_motion_when_abnormal(track)}"),
-        "from": _sentence(f"it comes from the {cell_name(track.first.box)}"),
-        "to": _sentence(f"it goes to the {cell_name(track.last.box)}"),
+        key: [_capital(wording.format(**facts)) for wording in wordings]
+        for key, wordings in _ABNORMAL_ANSWERS.items()
     }
 
 

@@ -1,17 +1,23 @@
-"""The reference checkpoint's class prompts, at the paper's three nested levels: word, phrase, sentence."""
+"""The reference checkpoint's class prompts, at the paper's three nested levels: word, phrase, sentence.
 
-from tvau_edge.reference.behaviours import ABNORMAL
+They name what the training split shows. What the other splits show has to be told from these.
+"""
+
+from tvau_edge.reference.anomalies import TRAINING
 
 _NORMAL = (
     "a person walking on the footpath",
+    "a person carrying a bag",
     "a person standing on the footpath",
     "a person riding a bicycle on the road",
+    "a person riding a motorbike on the road",
     "a car driving on the road",
     "a dog walking on the footpath",
 )
 
 
-def _levels(behaviour: str) -> list[str]:
+def levels(behaviour: str) -> list[str]:
+    """The three prompts made of one behaviour."""
     return [
         behaviour,
         f"surveillance video of {behaviour}",
@@ -20,6 +26,6 @@ def _levels(behaviour: str) -> list[str]:
 
 
 CLASS_PROMPTS: dict[str, list[str]] = {
-    "normal": [prompt for behaviour in _NORMAL for prompt in _levels(behaviour)],
-    "abnormal": [prompt for behaviour in ABNORMAL.values() for prompt in _levels(behaviour)],
+    "normal": [prompt for behaviour in _NORMAL for prompt in levels(behaviour)],
+    "abnormal": [prompt for behaviour in TRAINING.values() for prompt in levels(behaviour)],
 }

@@ -17,6 +17,7 @@ WIDTH, HEIGHT = 640, 360  # pixels
 Zone = Literal["footpath", "road", "off"]
 Light = Literal["day", "dusk", "night"]
 Weather = Literal["clear", "rain", "fog"]
+Passing = Literal["none", "cloud", "flicker"]
 Image = NDArray[np.uint8]
 
 _MARGIN = 60.0  # metres of ground drawn beyond what the camera sees
@@ -38,6 +39,7 @@ class Layout:
         lamps: ground points [L, 2] (along the street, depth) of street lamps.
         shake: pixels of camera shake.
         noise: standard deviation of sensor noise, 0..255.
+        passing: what changes the light while nothing happens: the shadow of a cloud, a lamp that flickers.
     """
 
     seed: int
@@ -51,12 +53,13 @@ class Layout:
     lamps: NDArray[np.float64]
     shake: float
     noise: float
+    passing: Passing
 
     @classmethod
     def draw(cls, seed: int) -> "Layout":
         """Draw a street from `seed`."""
         rng = np.random.default_rng([seed, 11])
-        edges = 9.0 + np.concatenate([[0.0], np.cumsum(rng.uniform((2.6, 4.2, 2.6), (4.4, 6.4, 4.0)))])
+        edges = 10.0 + np.concatenate([[0.0], np.cumsum(rng.uniform((2.6, 4.2, 2.6), (4.4, 6.4, 4.0)))])
         kind = rng.integers(4)
         zones: list[Zone] = [["footpath", "road", "footpath"], ["road", "footpath", "footpath"],
                              ["footpath", "footpath", "road"], ["footpath", "footpath", "footpath"]][kind]  # fmt: skip
@@ -64,9 +67,10 @@ class Layout:
         light: Light = rng.choice(np.array(["day", "day", "dusk", "night"]))
         weather: Weather = rng.choice(np.array(["clear", "clear", "clear", "rain", "fog"]))
         along = np.arange(-16, 17, 8.0) + rng.uniform(-2, 2)
+        tempted = rng.random() < 0.3
         return cls(
             seed=seed,
-            focal=float(rng.uniform(470, 560)),
+            focal=float(rng.uniform(540, 640)),
             camera_height=float(rng.uniform(4.6, 6.2)),
             horizon=float(rng.uniform(20, 70)),
             yaw=float(rng.uniform(-0.3, 0.3)),
@@ -76,6 +80,7 @@ class Layout:
             lamps=np.stack([along, np.full_like(along, edges[-1] - 0.3)], axis=1),
             shake=float(rng.choice([0.0, 0.0, 0.6, 1.2])),
             noise=float(rng.uniform(1.5, 5.0)),
+            passing="none" if not tempted else "cloud" if light == "day" else "flicker",
         )
 
     def ground(self, along: float, depth: float) -> tuple[float, float]:
@@ -207,6 +212,24 @@ def light_map(layout: Layout) -> NDArray[np.float32]:
             spread = np.exp(-(((xs - x) / (3.2 * scale)) ** 2) - ((ys - y) / (2.0 * scale)) ** 2)
             light += strength * spread[..., None] * np.array((1.0, 0.9, 0.65), np.float32)
     return np.minimum(light, 1.25)
+
+
+def passing_light(layout: Layout, time: float) -> NDArray[np.float32] | None:
+    """What a cloud or a flickering lamp leaves of each pixel after `time` seconds, [360, 640, 1]; None for nothing."""
+    rng = np.random.default_rng([layout.seed, 13])
+    if layout.passing == "none":
+        return None
+    ys, xs = np.mgrid[0:HEIGHT, 0:WIDTH].astype(np.float32)
+    if layout.passing == "cloud":
+        x = rng.uniform(-0.3, 0.9) * WIDTH + rng.choice([-1, 1]) * rng.uniform(20, 70) * time
+        y, wide = rng.uniform(0.4, 0.9) * HEIGHT, rng.uniform(70, 160)
+        from_middle = ((xs - x) / wide) ** 2 + ((ys - y) / (0.35 * wide)) ** 2  # 1 at its edge
+        dark = 0.45 / (1 + np.exp(4 * np.clip(from_middle - 1, -1, 10)))
+        return (1 - dark)[..., None].astype(np.float32)
+    x, y, scale = layout.project(*layout.lamps[rng.integers(len(layout.lamps))])
+    on = np.sin(rng.uniform(5, 9) * time + np.sin(3.1 * time)) > -0.2
+    spread = np.exp(-(((xs - x) / (3.0 * scale)) ** 2) - ((ys - y) / (1.8 * scale)) ** 2)
+    return (1 + (0.5 if on else -0.25) * spread)[..., None].astype(np.float32)
 
 
 def draw_lamps(image: Image, layout: Layout) -> None:

@@ -19,10 +19,12 @@ from tvau_edge.benchmarks.description import (
 )
 from tvau_edge.reference.clip import FRAMES_PER_SECOND, Clip, DrawnFrame, Seen, cell_name
 from tvau_edge.reference.narration import MIN_AREA, answers, is_abnormal, narrate, tracks
-from tvau_edge.reference.samples import GEOMETRY, anomaly_of
+from tvau_edge.reference.samples import GEOMETRY, anomalies_of
 from tvau_edge.reference.scene import HEIGHT, WIDTH
 
 _SPLIT_WORDS = {"train": "training", "validation": "validation", "test": "test"}
+# UBnormal's layout has three splits; in a folder of their own, ours go as one of them.
+_WRITTEN_AS = {"pretrain": "train", "familiar": "test"}
 
 
 def write_clip(
@@ -67,7 +69,7 @@ def describe(clip: Clip, frames: Sequence[DrawnFrame], split: str) -> Descriptio
     return Description(
         origin=f"drawn by tvau-edge from seed {clip.seed}; not real",
         split=split,
-        anomalies=[clip.anomaly] if clip.anomaly and abnormal_tracks(frames) else [],
+        anomalies=_shown(clip, frames),
         size=(WIDTH, HEIGHT),
         frames_per_second=FRAMES_PER_SECOND,
         objects=list(_things(clip, frames)),
@@ -77,6 +79,12 @@ def describe(clip: Clip, frames: Sequence[DrawnFrame], split: str) -> Descriptio
         ],
         stretches=list(_stretches(clip, frames)),
     )
+
+
+def _shown(clip: Clip, frames: Sequence[DrawnFrame]) -> list[str]:
+    """The anomalies that can be seen, in the clip's order."""
+    seen = {clip.actors[number - 1].behaviour for number, _, _ in abnormal_tracks(frames)}
+    return [anomaly for anomaly in clip.anomalies if anomaly in seen]
 
 
 def _things(clip: Clip, frames: Sequence[DrawnFrame]) -> Iterator[Thing]:
@@ -117,7 +125,7 @@ def _stretches(clip: Clip, frames: Sequence[DrawnFrame]) -> Iterator[DescribedSt
             last=first + length - 1,
             abnormal=is_abnormal(found, len(window)),
             narration=narrate(found),
-            answers={key: [answer] for key, answer in answers(found).items()},
+            answers=answers(found),
         )
 
 
@@ -128,7 +136,7 @@ def write_split(out: Path, split: str, seeds: Sequence[int], workers: int = 2) -
 
     Args:
         out: folder of the data set; other splits may be in it.
-        split: train, validation or test.
+        split: a key of `SPLITS`.
         seeds: one for each clip.
         workers: processes.
 
@@ -143,12 +151,12 @@ def write_split(out: Path, split: str, seeds: Sequence[int], workers: int = 2) -
             yield video
     for kind in ("abnormal", "normal"):
         _add_names(
-            out / f"{kind}_{_SPLIT_WORDS[split]}_video_names.txt", [n for n in names if n.startswith(kind)]
+            out / f"{kind}_{_SPLIT_WORDS[_WRITTEN_AS.get(split, split)]}_video_names.txt", [n for n in names if n.startswith(kind)]
         )
 
 
 def _write_labelled(out: Path, split: str, seed: int) -> Path:
-    clip = Clip.draw(seed, anomaly_of(seed))
+    clip = Clip.draw(seed, anomalies_of(seed))
     scene = clip.layout.seed
     folder = out / f"Scene{scene}"
     names = {kind: f"{kind}_scene_{scene}_scenario_{seed}" for kind in ("abnormal", "normal")}

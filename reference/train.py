@@ -10,6 +10,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
@@ -24,18 +25,21 @@ from torch import Tensor, nn
 
 from tvau_edge.export.checkpoint import Checkpoint
 from tvau_edge.reference import dialogues, heatmaps, pretrain
+from tvau_edge.reference.curves import draw_curves
 from tvau_edge.reference.miniature import Networks, Sequences
+from tvau_edge.reference.named_features import ClassFeatures
 from tvau_edge.reference.narration import NARRATE, QUESTIONS, SYSTEM_PROMPT
 from tvau_edge.reference.progress import Course
 from tvau_edge.reference.prompts import CLASS_PROMPTS
-from tvau_edge.reference.samples import Sample, first_seed, samples
+from tvau_edge.reference.samples import GEOMETRY, Sample, first_seed, samples
 from tvau_edge.reference.seen import see
 from tvau_edge.reference.thresholds import choose_thresholds, score_patches
 from tvau_edge.reference.tokenizer import train_tokenizer
 from tvau_edge.reference.written import write_checkpoint, write_settings
 
 console = Console()
-STEPS = {"tower": 1400, "narration": 1000, "ahd": 700, "dialogue": 1200}
+STEPS = {"tower": 1100, "narration": 900, "ahd": 800, "dialogue": 1500}
+_SPLITS = ("train", "pretrain")
 _WARM = ("tower", "narration")  # the stages that may start from weights of an earlier run
 
 
@@ -80,33 +84,33 @@ def _load(path: Path, modules: dict[str, nn.Module], device: torch.device) -> No
         module.load_state_dict(own)
 
 
-@torch.no_grad()
-def class_features(networks: Networks, sequences: Sequences) -> Tensor:
-    """Class-prompt features [2, D] of the frozen language model: mean over tokens, then over prompts."""
-    language, embed = networks.language.model.language_model, networks.language.get_input_embeddings()
-    rows = []
-    for prompts in CLASS_PROMPTS.values():
-        means = []
-        for prompt in prompts:
-            ids = torch.tensor([sequences.encode(prompt)], device=embed.weight.device)
-            positions = torch.arange(ids.shape[1], device=ids.device).expand(3, 1, -1)
-            hidden = language(
-                inputs_embeds=embed(ids), position_ids=positions, use_cache=False
-            ).last_hidden_state
-            means.append(hidden[0].mean(0))
-        rows.append(torch.stack(means).mean(0))
-    return torch.stack(rows)
-
-
 def train_all(
-    work: Path, cache: Path, clips: int, seed: int, steps: dict[str, int], before: Path | None = None
+    work: Path,
+    cache: Path,
+    clips: tuple[int, int],
+    seed: int,
+    steps: dict[str, int],
+    before: Path | None = None,
 ) -> Networks:
-    """Run every stage that has no file in `work` yet, starting from the tower and language model of `before`."""
+    """Run every stage that has no file in `work` yet.
+
+    Args:
+        work: folder of the stages' weights.
+        cache: folder of drawn clips.
+        clips: of the training split, and of the pre-training split, which only stage 0 sees.
+        seed: of weights and batches.
+        steps: of each stage.
+        before: work folder of an earlier run, whose tower and language model go on.
+    """
     work.mkdir(parents=True, exist_ok=True)
     for name in ("tokenizer.json", "tokenizer_config.json") if before is not None else ():
         shutil.copyfile(before / name, work / name)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    drawn = list(track(samples(range(clips), cache), "drawing clips", total=clips, console=console))
+    seeds = [
+        first_seed(split) + index for split, count in zip(_SPLITS, clips, strict=True) for index in range(count)
+    ]
+    drawn = list(track(samples(seeds, cache), "drawing clips", total=len(seeds), console=console))
+    own = drawn[: clips[0]]
     tokenizer = (
         Tokenizer.from_file(str(work / "tokenizer.json")) if (work / "tokenizer.json").exists() else None
     )
@@ -137,12 +141,12 @@ def train_all(
     stage(work, "narration", told, narrate, course("narration"), before)
     for frozen in (networks.tower, networks.language):
         frozen.requires_grad_(False)
-    features = class_features(networks, sequences)
+    features = ClassFeatures.read(networks, sequences)
     stage(
         work,
         "ahd",
         {"ahd": networks.ahd},
-        lambda c: heatmaps.train_heatmaps(networks.ahd, features, drawn, seen, c),
+        lambda c: heatmaps.train_heatmaps(networks.ahd, features, own, seen, c),
         course("ahd"),
     )
 
@@ -150,10 +154,16 @@ def train_all(
 
     def converse(c: Course) -> None:
         evidence = [
-            dialogues.read_evidence(networks.tower, networks.ahd, features, taps, device)
-            for taps in track(seen, "reading maps", console=console)
+            dialogues.read_evidence(networks.tower, networks.ahd, features.all(), taps, device)
+            for taps in track(seen[: len(own)], "reading maps", console=console)
         ]
-        dialogues.train_dialogue(networks.language, networks.rae, drawn, evidence, sequences, c)
+
+        def other_maps(clip: int, start: int, named: Sequence[int]) -> Tensor:
+            taps = seen[clip, start : start + GEOMETRY.temporal_patches]
+            values = torch.from_numpy(np.array(taps)).to(device).float().transpose(0, 1)
+            return heatmaps.maps(networks.ahd, features.of(named), values).half()
+
+        dialogues.train_dialogue(networks.language, networks.rae, own, evidence, other_maps, sequences, c)
 
     adapted = {"rae": networks.rae, "lora": language}
     stage(work, "dialogue", adapted, converse, course("dialogue"))
@@ -172,7 +182,7 @@ def texts(drawn: Sequence[Sample]) -> list[str]:
     ] * 50
     for sample in drawn:
         for window in sample.windows:
-            said += [window.narration, *window.answers.values()]
+            said += [window.narration, *chain.from_iterable(window.answers.values())]
     for prompts in CLASS_PROMPTS.values():
         said += prompts * 20
     return said
@@ -189,15 +199,17 @@ def main(
     before: Annotated[
         Path | None, typer.Option(help="Work folder of an earlier run, whose tower and language model go on.")
     ] = None,
-    clips: Annotated[int, typer.Option(help="Clips to train on.")] = 760,
+    clips: Annotated[int, typer.Option(help="Clips of the training split.")] = 800,
+    pretraining: Annotated[int, typer.Option(help="Clips that only tower and language model see.")] = 700,
     validation: Annotated[int, typer.Option(min=20, help="Clips that the thresholds are chosen on.")] = 80,
     seed: Annotated[int, typer.Option(help="Of weights and batches.")] = 0,
     quick: Annotated[float, typer.Option(help="Share of the steps to run, for a try.")] = 1.0,
 ) -> None:
     """Train every stage and write the checkpoint."""
     steps = {name: max(2, round(count * quick)) for name, count in STEPS.items()}
-    networks = train_all(work, cache, clips, seed, steps, before)
+    networks = train_all(work, cache, (clips, pretraining), seed, steps, before)
     write_checkpoint(out, networks, work)
+    draw_curves(work, work / "curves.png")
     # On the weights as they were rounded, with clips that no stage has seen.
     start = first_seed("validation")
     drawn = samples(range(start, start + validation), cache)

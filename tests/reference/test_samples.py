@@ -5,12 +5,14 @@ import numpy as np
 import pytest
 
 from tvau_edge.devices.errors import TvauError
-from tvau_edge.reference.behaviours import ABNORMAL
+from tvau_edge.reference.anomalies import ABNORMAL
 from tvau_edge.reference.samples import (
     ATTRIBUTES,
     GEOMETRY,
     KINDS,
-    anomaly_of,
+    SHOWN,
+    SPLITS,
+    anomalies_of,
     first_seed,
     make_sample,
     samples,
@@ -24,8 +26,8 @@ def test_a_clip_is_cut_into_temporal_patches(drawn):
     assert abnormal.frames.shape == (16, 2, GEOMETRY.height, GEOMETRY.width, 3)
     assert abnormal.attributes.shape == (count, len(ATTRIBUTES), rows, columns)
     assert abnormal.abnormal.shape == (count, rows, columns)
-    assert abnormal.anomaly == anomaly_of(0)
-    assert normal.anomaly is None
+    assert abnormal.anomalies == anomalies_of(abnormal.seed) != ()
+    assert normal.anomalies == ()
     assert abnormal.labels.any()
     assert not normal.labels.any()
     assert not normal.abnormal.any()
@@ -54,23 +56,48 @@ def test_windows_hold_the_labels_of_their_patches(drawn):
             labels = sample.labels[window.start : window.start + GEOMETRY.temporal_patches]
             if window.abnormal is False:
                 assert not labels.any()
-            assert window.answers["anomaly"] == ("No." if window.abnormal is False else "Yes.")
+            assert window.answers["anomaly"] == ["No." if window.abnormal is False else "Yes."]
 
 
 def test_a_cached_clip_is_the_drawn_one(drawn, cache):
-    fresh, cached = make_sample(1, anomaly_of(1)), next(samples([1], cache, workers=1))
+    fresh, cached = make_sample(1, anomalies_of(1)), next(samples([1], cache, workers=1))
     for field in fields(fresh):
         a, b = getattr(fresh, field.name), getattr(cached, field.name)
         np.testing.assert_array_equal(a, b) if isinstance(a, np.ndarray) else pytest.approx(a == b)
 
 
-def test_half_the_clips_are_normal_and_anomalies_take_turns():
-    names = [anomaly_of(seed) for seed in range(2 * len(ABNORMAL))]
-    assert names[1::2] == [None] * len(ABNORMAL)
-    assert names[::2] == list(ABNORMAL)
+def test_cells_that_show_something_abnormal_tell_which_behaviour(drawn):
+    abnormal, normal = drawn
+    names = {list(ABNORMAL)[number - 1] for number in np.unique(abnormal.behaviour) if number}
+    assert names
+    assert names <= set(abnormal.anomalies)
+    np.testing.assert_array_equal(abnormal.behaviour > 0, abnormal.abnormal > 0)
+    assert not normal.behaviour.any()
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_half_the_clips_are_normal_and_the_splits_anomalies_take_turns(split):
+    kinds = SHOWN[split]
+    found = [anomalies_of(first_seed(split) + index) for index in range(2 * len(kinds) * 20)]
+    assert set(found[1::2]) == {()}
+    firsts = [anomalies[0] for anomalies in found[::2]]
+    assert {firsts.count(kind) for kind in kinds} == {20}
+    several = [anomalies for anomalies in found[::2] if len(anomalies) == 2]
+    assert 0.15 < len(several) / len(firsts) < 0.45
+    assert all(len(set(anomalies)) == len(anomalies) for anomalies in found)
+    assert {anomaly for anomalies in found for anomaly in anomalies} == set(kinds)
+
+
+def test_no_split_shows_the_anomalies_of_another():
+    train, validation, test = (set(SHOWN[split]) for split in ("train", "validation", "test"))
+    assert not train & validation
+    assert not train & test
+    assert not validation & test
+    assert train | validation | test == set(ABNORMAL)
+    assert len(ABNORMAL) >= 16
 
 
 def test_splits_start_apart():
     assert first_seed("train") < first_seed("validation") < first_seed("test")
-    with pytest.raises(TvauError, match=r"--split dev: unknown; known: train, validation, test"):
+    with pytest.raises(TvauError, match=r"--split dev: unknown; known: pretrain, train, validation, test"):
         first_seed("dev")

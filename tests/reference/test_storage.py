@@ -9,12 +9,12 @@ from tvau_edge.benchmarks.dataset import read_dataset
 from tvau_edge.benchmarks.description import read_description
 from tvau_edge.reference.clip import FRAMES_PER_SECOND, Clip, DrawnFrame, Seen
 from tvau_edge.reference.narration import QUESTIONS
-from tvau_edge.reference.samples import HELD_OUT
+from tvau_edge.reference.samples import HELD_OUT, anomalies_of
 from tvau_edge.reference.storage import abnormal_tracks, write_clip, write_split
 
 
 def test_a_clip_is_written_as_h264_with_its_truth_beside_it(tmp_path):
-    clip, told = Clip.draw(9, "jump", seconds=1.0), []
+    clip, told = Clip.draw(9, ("jump",), seconds=1.0), []
     write_clip(clip, tmp_path / "clip.mp4", advance=lambda done, total: told.append((done, total)))
     with av.open(str(tmp_path / "clip.mp4")) as container:
         stream = container.streams.video[0]
@@ -45,9 +45,9 @@ def streets(tmp_path_factory):
 
 def test_a_split_reads_back_as_it_was_drawn(streets):
     abnormal, normal = read_dataset(streets, "validation")
-    clip = Clip.draw(HELD_OUT, "run")
+    clip = Clip.draw(HELD_OUT, anomalies_of(HELD_OUT))
     assert abnormal.name == f"abnormal_scene_{clip.layout.seed}_scenario_{HELD_OUT}"
-    assert abnormal.anomalies == ("run",)
+    assert abnormal.anomalies == clip.anomalies != ()
     assert (abnormal.size, abnormal.frames_per_second, len(abnormal)) == ((640, 360), 12, 96)
     drawn = list(clip.frames())
     for frame in np.flatnonzero(abnormal.labels)[::20]:

@@ -52,7 +52,9 @@ _GOING = {
     "motorbike on the footpath": Going(
         "motorbike", "ride", "footpath", (2.4, 4.0), 0.0, "riding along the footpath"
     ),
-    "skate on the footpath": Going("person", "skate", "footpath", (2.0, 3.2), 0.3, "skating along the footpath"),
+    "skate on the footpath": Going(
+        "person", "skate", "footpath", (2.0, 3.2), 0.3, "skating along the footpath"
+    ),
     "car on the footpath": Going("car", "drive", "footpath", (2.0, 3.6), 0.0, "driving along the footpath"),
     "walk on the road": Going("person", "walk", "road", (1.0, 1.6), 4.4, "walking along the road"),
     "dog on the road": Going("dog", "walk", "road", (0.9, 1.6), 8.0, "walking along the road"),

@@ -49,7 +49,15 @@ class Actor:
 
 
 # What people do on a street, by name.
-NORMAL = ("walk", "walk with a bag", "stand", "dog walk", "ride on the road", "drive on the road", "motorbike on the road")
+NORMAL = (
+    "walk",
+    "walk with a bag",
+    "stand",
+    "dog walk",
+    "ride on the road",
+    "drive on the road",
+    "motorbike on the road",
+)
 
 
 def band(layout: Layout, zone: str, rng: np.random.Generator) -> float:
@@ -89,7 +97,11 @@ class Going:
     ) -> Actor:
         """Draw the actor. An abnormal one passes the middle of the picture while the clip lasts."""
         looks, start = Looks.draw(self.kind, rng), float(rng.uniform(0, 2 * np.pi))
-        depth, facing, speed = band(layout, self.zone, rng), int(rng.choice([-1, 1])), rng.uniform(*self.speed)
+        depth, facing, speed = (
+            band(layout, self.zone, rng),
+            int(rng.choice([-1, 1])),
+            rng.uniform(*self.speed),
+        )
         middle = (rng.uniform(0.3, 0.7) if abnormal else rng.uniform(0, 1)) * seconds
         along = float(rng.uniform(-0.5, 0.5) * reach(depth) - facing * speed * middle)
         drift = 0.0 if abnormal else float(rng.uniform(-0.05, 0.05))

@@ -101,9 +101,7 @@ class Clip:
             if layout is not None:
                 raise ValueError(f"the street of layout {layout} has not all of {', '.join(sorted(zones))}")
             street = Layout.draw(first + int(rng.integers(_STREETS)))
-        actors = [
-            actor for _ in range(rng.integers(2, 7)) for actor in normal_actors(street, rng, seconds)
-        ]
+        actors = [actor for _ in range(rng.integers(2, 7)) for actor in normal_actors(street, rng, seconds)]
         for anomaly in anomalies:
             actors += abnormal_actors(street, rng, seconds, anomaly)
         return cls(seed, tuple(anomalies), street, tuple(actors), seconds)

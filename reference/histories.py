@@ -113,7 +113,7 @@ def judged(said: list[dict[str, str]], yes: list[bool], windows: list[SeenWindow
     for key in said[0]:
         if key != "anomaly" and abnormal:
             found[f"bleu4_{key}"] = bleu4(
-                [a[key] for a, _ in abnormal], [[w.answers[key]] for _, w in abnormal]
+                [a[key] for a, _ in abnormal], [w.answers[key] for _, w in abnormal]
             )
     return found
 

@@ -16,8 +16,8 @@ from rich.table import Table
 from sklearn.metrics import roc_auc_score
 
 from tvau_edge.devices.errors import TvauError
-from tvau_edge.reference.behaviours import ABNORMAL
-from tvau_edge.reference.samples import first_seed, samples
+from tvau_edge.reference.anomalies import ABNORMAL
+from tvau_edge.reference.samples import SHOWN, first_seed, samples
 from tvau_edge.runtime.bundle import Bundle
 from tvau_edge.runtime.cameras.sampler import TemporalPatch
 from tvau_edge.runtime.detection.heatmap import heatmap, patch_score
@@ -31,7 +31,7 @@ _ALL, _DEVICE = "as exported", "read on the device"
 
 def main(
     bundle: Annotated[Path, typer.Option(help="Folder of the bundle.")],
-    split: Annotated[str, typer.Option(help="train, validation, test or familiar.")] = "validation",
+    split: Annotated[str, typer.Option(help="train, validation, test or familiar.")] = "familiar",
     count: Annotated[int, typer.Option(min=20, help="Clips; every second one is normal.")] = 40,
     kind: Annotated[str | None, typer.Option("--type", help="GGUF type; none: the first.")] = None,
     cache: Annotated[Path, typer.Option(help="Folder of drawn clips.")] = Path("build/reference/clips"),
@@ -42,15 +42,17 @@ def main(
     own, file = opened.manifest.class_prompts, opened.language(kind)
     if file is None:
         raise TvauError(f"{bundle} has no language model")
+    behaviours = SHOWN[split]
     with LanguageModel(opened.file(file.file), context=CONTEXT) as model:
         device, cosine = read_checked(model, opened, own.normal, own.abnormal)
-        named = [read_checked(model, opened, own.normal, nested(text))[0][1] for text in ABNORMAL.values()]
+        named = [read_checked(model, opened, own.normal, nested(ABNORMAL[name]))[0][1] for name in behaviours]
     # Rows of class features, and which two of them each set of prompts is made of.
     rows = np.stack([*opened.class_features(), *device, *named])
-    pairs = {_ALL: (0, 1), _DEVICE: (2, 3)} | {name: (2, 4 + k) for k, name in enumerate(ABNORMAL)}
+    pairs = {_ALL: (0, 1), _DEVICE: (2, 3)} | {name: (2, 4 + k) for k, name in enumerate(behaviours)}
     vision = Vision.open(opened, precision="fp32")
     scores: dict[str, list[float]] = {name: [] for name in pairs}
-    labels, anomalies = [], []
+    labels: list[bool] = []
+    shown: dict[str, list[bool]] = {name: [] for name in behaviours}
     for clip in track(
         samples(range(start, start + count), cache, 1), "looking", total=count, console=console
     ):
@@ -58,17 +60,16 @@ def main(
         for name, pair in pairs.items():
             scores[name] += [patch_score(heat) for heat in heatmap(maps[:, list(pair)])]
         labels += list(clip.labels)
-        anomalies += [clip.anomaly] * len(clip.frames)
+        for name in behaviours:
+            shown[name] += list((clip.behaviour == 1 + list(ABNORMAL).index(name)).any((1, 2)))
     vision.close()
     figures: dict[str, dict[str, float]] = {"cosine of the device's reading": {"value": cosine}}
     seen = np.array(labels)
     for name in (_ALL, _DEVICE):
         figures[f"micro-AUC, {name}"] = {"value": 100 * float(roc_auc_score(seen, scores[name]))}
-    shows = np.array([anomaly or "" for anomaly in anomalies])
-    for name in ABNORMAL:
-        figures[name] = change(
-            np.array(scores[name]), np.array(scores[_ALL]), seen & (shows == name), seen & (shows != name)
-        )
+    for name in behaviours:
+        own = seen & np.array(shown[name])
+        figures[name] = change(np.array(scores[name]), np.array(scores[_ALL]), own, seen & ~own)
     table = Table(
         title=f"{opened.manifest.name} {file.type}: {count} drawn clips; scores when one behaviour is named"
     )

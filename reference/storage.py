@@ -151,7 +151,8 @@ def write_split(out: Path, split: str, seeds: Sequence[int], workers: int = 2) -
             yield video
     for kind in ("abnormal", "normal"):
         _add_names(
-            out / f"{kind}_{_SPLIT_WORDS[_WRITTEN_AS.get(split, split)]}_video_names.txt", [n for n in names if n.startswith(kind)]
+            out / f"{kind}_{_SPLIT_WORDS[_WRITTEN_AS.get(split, split)]}_video_names.txt",
+            [n for n in names if n.startswith(kind)],
         )
 
 

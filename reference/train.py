@@ -107,7 +107,9 @@ def train_all(
         shutil.copyfile(before / name, work / name)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     seeds = [
-        first_seed(split) + index for split, count in zip(_SPLITS, clips, strict=True) for index in range(count)
+        first_seed(split) + index
+        for split, count in zip(_SPLITS, clips, strict=True)
+        for index in range(count)
     ]
     drawn = list(track(samples(seeds, cache), "drawing clips", total=len(seeds), console=console))
     own = drawn[: clips[0]]

@@ -22,12 +22,12 @@ _BATCH = 4
 
 @dataclass(frozen=True)
 class SeenWindow:
-    """P_V [T', N, D] and P_An [K, D] as devices send them, whether there is an anomaly, and the right answers."""
+    """P_V [T', N, D] and P_An [K, D] as devices send them, whether there is an anomaly, and right answers."""
 
     p_v: NDArray[np.float32]
     p_an: NDArray[np.float32]
     abnormal: bool
-    answers: dict[str, str]
+    answers: dict[str, list[str]]
 
 
 def seen_windows(

@@ -12,6 +12,7 @@ import av
 import numpy as np
 import onnx
 import pytest
+from hypothesis import settings
 from onnx import TensorProto, helper
 
 from tvau_edge.runtime.bundle import BundleWriter
@@ -27,6 +28,10 @@ from tvau_edge.runtime.manifest import (
     Question,
     Thresholds,
 )
+
+# No test asserts wall time: on a busy machine any example may take long.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 VIDEOS = Path(__file__).resolve().parents[2] / "shared" / "videos"
 

@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 ABNORMAL = 1
-_SHARE = (
-    1 / 90
-)  # of the cells: what a small person fills; best of 1/180 to 4/180 on the drawn validation clips
+# Of the cells: what a small person fills. Of 180 cells, three do better than one or two on the drawn validation clips,
+# and more do not.
+_SHARE = 1 / 60
 
 
 def heatmap(h_c: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -154,10 +154,25 @@ def _cpu(root: Path, machine: Machine) -> None:
     elif "cpu MHz" in fields:
         machine.hz = int(float(fields["cpu MHz"][0]) * 1e6)
     if machine.cores:
-        known = {"amx_int8", "avx512_vnni", "avx_vnni", "avx2", "i8mm", "asimddp", "asimdhp"}
+        known = {
+            "amx_bf16",
+            "amx_int8",
+            "avx512_bf16",
+            "avx512_vnni",
+            "avx_vnni",
+            "avx2",
+            "i8mm",
+            "asimddp",
+            "asimdhp",
+        }
         useful = " ".join(sorted(known & machine.features)) or "none that we use"
         name = machine.cpu or machine.machine
         machine.note("/proc/cpuinfo", f"{machine.cores} x {name}", f"features: {useful}")
+
+
+def computes_bf16(machine: Machine) -> bool:
+    """Whether the CPU multiplies bfloat16 itself, as OpenVINO makes use of it on x86."""
+    return bool({"amx_bf16", "avx512_bf16"} & machine.features)
 
 
 def nvml_cards() -> Iterator[tuple[str, int]]:

@@ -285,7 +285,7 @@ def preferred(device: Profile, workload: Workload, cameras: int = 1, gguf: str |
         raise TvauError(f"unknown GGUF type {kind!r}; known: {', '.join(GGUF_BITS)}, none")
     language = None if kind == "none" or workload.decoder is None else kind
     prefer = device.prefer
-    return Setup(prefer.vision, prefer.precision, language, cameras, workload.clip.temporal_patches)
+    return Setup(prefer.vision, prefer.precisions[0], language, cameras, workload.clip.temporal_patches)
 
 
 def fit(device: Profile, workload: Workload, setup: Setup) -> Fit:

@@ -107,7 +107,10 @@ class Prefer(Table):
     """What suits the device, per stage."""
 
     vision: Literal["onnxruntime", "openvino", "tensorrt"]
-    precision: Literal["fp32", "int8"]
+    precisions: Annotated[
+        list[Literal["fp32", "bf16", "int8"]],
+        Field(min_length=1, description="of the vision graph on its back end, the best first"),
+    ]
     rae: Literal["onnxruntime", "openvino", "tensorrt"]
     gguf: str
     gpu_layers: Annotated[int, Field(ge=-1, description="n_gpu_layers of llama.cpp; -1: all")]

@@ -26,6 +26,7 @@ from tvau_edge.quantize.language import TYPES, quantize_gguf
 from tvau_edge.quantize.onnx_int8 import quantize_vision
 from tvau_edge.quantize.steps import Silent, Steps
 from tvau_edge.runtime.bundle import Bundle, BundleWriter, same_inputs, sha256_of
+from tvau_edge.runtime.detection.choice import Choice, preference
 from tvau_edge.runtime.language.positions import moments_differ
 from tvau_edge.runtime.manifest import (
     Check,
@@ -255,6 +256,12 @@ def _export_graphs(
         for name in ("vision", "rae"):
             graphs.convert_to_openvino(writer.path(f"{name}.onnx"), writer.path(f"{name}.xml"))
             add(name, "openvino", "fp32", f"{name}.xml")
+        if preference(
+            "vision"
+        ).bf16:  # the runtime may compute it so, where the CPU does; checked where we can
+            rounded = Choice("openvino", "bf16", "vision.xml")
+            said = f"{data}, computed in bf16"
+            parts.checks.extend(verify.check_graph(writer.folder, rounded, inputs, expected, said))
 
 
 def _export_language(

@@ -13,7 +13,8 @@ from tvau_edge.export.errors import ExportError
 from tvau_edge.export.model.anomaly import AnomalyVision
 from tvau_edge.export.model.prompts import hidden_states
 from tvau_edge.export.model.rae import RegionAwareEncoder
-from tvau_edge.runtime.detection.vision import BACKENDS
+from tvau_edge.runtime.backends.graphs import open_graph
+from tvau_edge.runtime.detection.choice import Choice
 from tvau_edge.runtime.language.llama import LanguageModel
 from tvau_edge.runtime.manifest import Check, GraphFile
 
@@ -44,13 +45,17 @@ def rae_in_torch(module: RegionAwareEncoder, h_c: NDArray[np.float32]) -> Arrays
 
 
 def check_graph(
-    folder: Path, file: GraphFile, inputs: dict[str, NDArray[np.generic]], expected: Arrays, data: str
+    folder: Path,
+    file: GraphFile | Choice,
+    inputs: dict[str, NDArray[np.generic]],
+    expected: Arrays,
+    data: str,
 ) -> list[Check]:
     """Run one graph and compare each of its outputs.
 
     Args:
         folder: where the graph's file lies.
-        file: which one.
+        file: which one, or how one is run: an fp32 graph in bf16.
         inputs: by name.
         expected: by name; what it was made from gives this.
         data: what was fed, for the record.
@@ -58,13 +63,12 @@ def check_graph(
     Raises:
         ExportError: an output is further off than allowed; names it, and the size of the error.
     """
-    load, _ = BACKENDS[file.backend]
-    graph = load(str(folder / file.file), None)
+    graph = open_graph(file.backend, folder / file.file, file.precision)
     try:
         outputs = graph.run(inputs, list(expected))
     finally:
         graph.close()
-    quantized = file.precision == "int8"
+    quantized = file.precision in ("int8", "bf16")
     checks = []
     for (name, right), output in zip(expected.items(), outputs, strict=True):
         value = cosine(output, right) if quantized else relative_error(output, right)

@@ -21,7 +21,7 @@ from tvau_edge.runtime.manifest import Geometry, Thresholds
 
 _TOKENS_EVERY = 8  # of P_V, which is large, that of each eighth patch is kept
 _WORST = 6
-_ALIKE = 0.02  # of 0..1: maps that differ by no more nowhere agree, whatever a correlation of noise says
+ALIKE = 0.02  # of 0..1: maps that differ by no more nowhere agree, whatever a correlation of noise says
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class Comparison:
         """What is beyond the limits, each as a sentence; empty when nothing is."""
         found = []
         low = self.correlation is None or self.correlation < limits.correlation
-        if low and self.difference > _ALIKE:
+        if low and self.difference > ALIKE:
             shown = "undefined" if self.correlation is None else f"{self.correlation:.4f}"
             found.append(
                 f"{self.graph}: heatmap correlation {shown}, limit {limits.correlation:g} (largest difference of a "

@@ -137,10 +137,13 @@ class VisionConfig(Table):
 
     backend: Annotated[
         Literal["auto", "onnxruntime", "openvino", "tensorrt"],
-        Field(description="back end; auto takes the bundle's best"),
+        Field(description="back end; auto takes what suits the device"),
     ] = "auto"
     precision: Annotated[
-        Literal["auto", "fp32", "fp16", "int8"], Field(description="precision of the graph")
+        Literal["auto", "fp32", "fp16", "int8", "bf16"],
+        Field(
+            description="precision; bf16 is OpenVINO's, on a CPU that has it; auto takes what suits the device"
+        ),
     ] = "auto"
     threads: Annotated[PositiveInt | None, Field(le=1024, description="CPU threads; none: all cores")] = None
     batch: Annotated[

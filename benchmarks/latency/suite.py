@@ -9,7 +9,7 @@ from tvau_edge.benchmarks.latency.errors import BenchError
 from tvau_edge.benchmarks.latency.job import Case
 from tvau_edge.benchmarks.latency.worker import PEERS
 from tvau_edge.runtime.bundle import Bundle
-from tvau_edge.runtime.detection.vision import choose_graph
+from tvau_edge.runtime.detection.choice import Choice, choose_graph
 from tvau_edge.runtime.manifest import GraphFile
 
 MULTI_STREAM = 8  # samples per query, as MLPerf Inference has it
@@ -107,13 +107,20 @@ def cases(
     return found + _limits(suite)
 
 
-def _name(graph: GraphFile) -> str:
+def _name(graph: Choice | GraphFile) -> str:
     return f"{graph.backend} {graph.precision}"
 
 
-def _vision(bundle: Bundle, ours: GraphFile, suite: Suite, checkpoint: Path | None) -> list[Case]:
+def _vision(bundle: Bundle, ours: Choice, suite: Suite, checkpoint: Path | None) -> list[Case]:
     found = []
-    graphs = list(bundle.manifest.vision)
+    graphs = [Choice(graph.backend, graph.precision, graph.file) for graph in bundle.manifest.vision]
+    # What OpenVINO computes in bf16 is its fp32 graph; a CPU that has no bf16 says so in the row.
+    graphs += [
+        Choice("openvino", "bf16", graph.file)
+        for graph in graphs
+        if (graph.backend, graph.precision) == ("openvino", "fp32")
+    ]
+    ours = Choice(ours.backend, ours.precision, ours.file)
     if ours not in graphs:  # another back end that runs the same file
         graphs.insert(0, ours)
     for scenario, samples in (("SingleStream", 1), ("MultiStream", MULTI_STREAM), ("Offline", OFFLINE)):
@@ -133,7 +140,7 @@ def _vision(bundle: Bundle, ours: GraphFile, suite: Suite, checkpoint: Path | No
                 )
             )
         if scenario == "SingleStream":
-            found += _vision_peers(graphs, checkpoint)
+            found += _vision_peers(checkpoint)
     found.append(
         Case(
             measure="window",
@@ -160,13 +167,9 @@ def _vision(bundle: Bundle, ours: GraphFile, suite: Suite, checkpoint: Path | No
     return found
 
 
-def _vision_peers(graphs: list[GraphFile], checkpoint: Path | None) -> list[Case]:
+def _vision_peers(checkpoint: Path | None) -> list[Case]:
     single = {"stage": "vision", "scenario": "SingleStream", "group": "vision SingleStream"}
-    peers = [
-        Case(measure="openvino_bf16", variant="openvino bf16", file=graph.file, **single)  # type: ignore[arg-type]
-        for graph in graphs
-        if (graph.backend, graph.precision) == ("openvino", "fp32")
-    ]
+    peers = []
     if checkpoint is not None:
         for peer in sorted(entry_points(group=PEERS), key=lambda entry: entry.name):
             for precision in ("fp32", "bf16"):

@@ -43,7 +43,6 @@ MEASURES = {
     "glass_to_mqtt": "delivery_stages",
     "outbox": "delivery_stages",
     "paho": "delivery_stages",
-    "openvino_bf16": "peers",
     "matmul": "limits",
     "bandwidth": "limits",
 }

@@ -30,11 +30,12 @@ def core() -> Any:
 class OpenVinoGraph:
     """An OpenVINO IR, or an ONNX model, compiled for the CPU.
 
-    Floating point is computed in fp32, or in bf16 where the IR allows it and the CPU has it.
+    Floating point is computed in fp32, or in bf16 where the caller or the IR allows it and the CPU has it.
 
     Args:
         path: of the .xml file, its .bin beside it.
         threads: of one run; None: all cores.
+        bf16: compute in bf16, whatever the IR says.
 
     Raises:
         MissingExtraError: the extra `openvino` is not installed.
@@ -43,7 +44,7 @@ class OpenVinoGraph:
 
     backend = "openvino"
 
-    def __init__(self, path: str, threads: int | None = None) -> None:
+    def __init__(self, path: str, threads: int | None = None, *, bf16: bool = False) -> None:
         # What the graph says is what is computed: a CPU with bf16 would else round to it, unasked.
         settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
         if threads:
@@ -51,7 +52,9 @@ class OpenVinoGraph:
         self._path = path
         try:
             model = core().read_model(path)
-            if _allows_bf16(model) and "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            if (bf16 or _allows_bf16(model)) and "BF16" in core().get_property(
+                "CPU", "OPTIMIZATION_CAPABILITIES"
+            ):
                 settings["INFERENCE_PRECISION_HINT"] = "bf16"
             compiled = core().compile_model(model, "CPU", settings)
             self._request = compiled.create_infer_request()

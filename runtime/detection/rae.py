@@ -3,8 +3,9 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from tvau_edge.runtime.backends.graphs import Graph, open_graph
 from tvau_edge.runtime.bundle import Bundle
-from tvau_edge.runtime.detection.vision import BACKENDS, Graph, choose_graph
+from tvau_edge.runtime.detection.choice import choose_graph
 
 
 class Rae:
@@ -16,9 +17,8 @@ class Rae:
     @classmethod
     def open(cls, bundle: Bundle, backend: str = "auto", threads: int | None = None) -> "Rae":
         """Load the bundle's RAE graph; arguments and errors as `Vision.open`."""
-        file = choose_graph(bundle.manifest.rae, backend, "auto")
-        load, _ = BACKENDS[file.backend]
-        return cls(load(str(bundle.file(file.file)), threads))
+        choice = choose_graph(bundle.manifest.rae, backend, "auto", "rae")
+        return cls(open_graph(choice.backend, bundle.file(choice.file), threads=threads))
 
     def run(self, h_c: NDArray[np.float32]) -> NDArray[np.float32]:
         """Encode a window: h_c [T', 2, H', W'], oldest first -> P_An [(T' - 1) (N_base + 10), D]."""

@@ -1,52 +1,19 @@
 """The vision pass: temporal patches become evidence, each encoded once, whatever the window."""
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tvau_edge.runtime.backends.onnxruntime import OnnxGraph
-from tvau_edge.runtime.backends.openvino import OpenVinoGraph
-from tvau_edge.runtime.backends.tensorrt import TensorRtGraph
+from tvau_edge.runtime.backends.graphs import Graph, open_graph
 from tvau_edge.runtime.bundle import Bundle
 from tvau_edge.runtime.cameras.sampler import TemporalPatch
+from tvau_edge.runtime.detection.choice import Choice, choose_graph
 from tvau_edge.runtime.detection.heatmap import heatmap, patch_score
-from tvau_edge.runtime.errors import BackendError, MissingExtraError
-from tvau_edge.runtime.extras import installed
-from tvau_edge.runtime.manifest import GraphFile
 
-
-class Graph(Protocol):
-    """One loaded graph of one back end.
-
-    Attributes:
-        backend: name of the back end, as in the manifest.
-    """
-
-    backend: str
-
-    def run(
-        self, inputs: dict[str, NDArray[np.generic]], outputs: Sequence[str]
-    ) -> list[NDArray[np.float32]]:
-        """Run the graph on named inputs and return the named outputs.
-
-        Raises:
-            BackendError: the back end refuses; says what it was given.
-        """
-
-    def close(self) -> None:
-        """Let go of the graph's memory."""
-
-
-# Back ends by the name in the manifest, the preferred one first: how to load one, and the extra it needs.
-BACKENDS: dict[str, tuple[Callable[[str, int | None], Graph], str | None]] = {
-    "onnxruntime": (OnnxGraph, None),
-    "openvino": (OpenVinoGraph, "openvino"),
-    "tensorrt": (TensorRtGraph, None),
-}
-PRECISIONS = ("int8", "fp16", "fp32")  # the preferred one first; export holds each to the checkpoint
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +46,11 @@ class Vision:
 
     Args:
         graph: loaded.
-        file: which file of the bundle it is.
+        file: which file of the bundle it is, and how it is run.
         class_features: [2, D].
     """
 
-    def __init__(self, graph: Graph, file: GraphFile, class_features: NDArray[np.float32]) -> None:
+    def __init__(self, graph: Graph, file: Choice, class_features: NDArray[np.float32]) -> None:
         self._graph = graph
         self.file = file
         self._features = class_features
@@ -96,17 +63,21 @@ class Vision:
 
         Args:
             bundle: verified.
-            backend: a name in `BACKENDS`, or "auto": the first that is installed and in the bundle.
-            precision: fp32, fp16, int8, or "auto": the first of `PRECISIONS` that the bundle has.
+            backend: onnxruntime, openvino, tensorrt, or "auto"; see `choose_graph`.
+            precision: fp32, fp16, int8, bf16, or "auto".
             threads: CPU threads; None leaves it to the back end.
 
         Raises:
             MissingExtraError: the back end's extra is not installed.
-            BackendError: the bundle has no such graph, or the back end cannot load it.
+            BackendError: the bundle has no such graph, the CPU no bf16, or the back end cannot load it.
         """
-        file = choose_graph(bundle.manifest.vision, backend, precision)
-        load, _ = BACKENDS[file.backend]
-        return cls(load(str(bundle.file(file.file)), threads), file, bundle.class_features())
+        choice = choose_graph(bundle.manifest.vision, backend, precision)
+        log.info("vision: %s %s: %s", choice.backend, choice.precision, choice.reason)
+        return cls(
+            open_graph(choice.backend, bundle.file(choice.file), choice.precision, threads),
+            choice,
+            bundle.class_features(),
+        )
 
     def set_class_features(self, features: NDArray[np.float32]) -> None:
         """Use other class features [2, D] from the next patch on."""
@@ -136,43 +107,3 @@ class Vision:
     def close(self) -> None:
         """Let go of the graph."""
         self._graph.close()
-
-
-def runs_on(backend: str, graph: GraphFile) -> bool:
-    """Whether a back end runs a graph: its own, and TensorRT the plain fp32 ONNX of ONNX Runtime as well.
-
-    ONNX Runtime's INT8 graph is not for TensorRT, which takes no unsigned activations.
-    """
-    if graph.backend == backend:
-        return True
-    return backend == "tensorrt" and graph.backend == "onnxruntime" and graph.precision == "fp32"
-
-
-def choose_graph(graphs: Sequence[GraphFile], backend: str, precision: str) -> GraphFile:
-    """Pick a graph of the bundle for this machine.
-
-    "auto" takes the first of `BACKENDS` that is installed and has a graph, and of its graphs the first of
-    `PRECISIONS`.
-
-    Raises:
-        MissingExtraError: there are graphs, but only for back ends that are not installed.
-        BackendError: there is no such graph, or no such back end; says which there are.
-    """
-    if backend != "auto" and backend not in BACKENDS:
-        raise BackendError(f"unknown back end {backend!r}; known: auto, {', '.join(BACKENDS)}")
-    missing: MissingExtraError | None = None
-    for name in BACKENDS if backend == "auto" else [backend]:
-        _, extra = BACKENDS[name]
-        fitting = [g for g in graphs if runs_on(name, g) and precision in ("auto", g.precision)]
-        if not fitting:
-            continue
-        if extra is None or installed(extra):
-            best = min(fitting, key=lambda graph: PRECISIONS.index(graph.precision))
-            return best.model_copy(update={"backend": name})
-        missing = MissingExtraError(f"back end {name}", extra)
-    if missing is not None:
-        raise missing
-    there = ", ".join(sorted(f"{g.backend} {g.precision}" for g in graphs))
-    raise BackendError(
-        f"the bundle has no graph for back end {backend} at precision {precision}; it has: {there}"
-    )

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from tvau_edge.runtime.cameras.intake import Cut, Intake
 from tvau_edge.runtime.cameras.sampler import TemporalPatch
+from tvau_edge.runtime.detection.choice import Choice
 from tvau_edge.runtime.detection.vision import Evidence, Vision
 from tvau_edge.runtime.errors import BackendError
 
@@ -62,6 +63,11 @@ class VisionStage:
         self.patches = 0  # that the graph looked at
         self.seconds = 0.0  # that it took for them
         self.latencies: deque[float] = deque(maxlen=_REMEMBERED)  # milliseconds per patch
+
+    @property
+    def file(self) -> Choice:
+        """The graph that runs."""
+        return self._vision.file
 
     def start(self) -> None:
         """Start a thread that is in charge from now on."""

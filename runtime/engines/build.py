@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from tvau_edge.runtime.backends.cuda import Cuda
 from tvau_edge.runtime.backends.tensorrt import make_logger, open_tensorrt
 from tvau_edge.runtime.bundle import Bundle
-from tvau_edge.runtime.detection.vision import runs_on
+from tvau_edge.runtime.detection.choice import runs_on
 from tvau_edge.runtime.engines.cache import EngineCache, EngineKey, graph_digest
 from tvau_edge.runtime.errors import BackendError
 from tvau_edge.runtime.manifest import GraphFile

@@ -50,6 +50,8 @@ class VisionHealth(Message):
     patches: Annotated[int, Field(description="that it looked at")]
     restarts: Annotated[int, Field(description="because it failed or hung")]
     busy_seconds: Annotated[float, Field(description="that the pass under way has taken")]
+    backend: Annotated[str, Field(description="that runs it")]
+    precision: Annotated[str, Field(description="that it is computed in: int8, fp16, bf16 or fp32")]
 
 
 class DialogueHealth(Message):
@@ -145,6 +147,8 @@ class HealthReader:
                 patches=vision.patches,
                 restarts=vision.restarts,
                 busy_seconds=round(vision.stalled_seconds, 1),
+                backend=vision.file.backend,
+                precision=vision.file.precision,
             ),
             dialogue=None
             if explainer is None

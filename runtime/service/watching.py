@@ -55,7 +55,7 @@ def run_verb(
     mqtt: Annotated[str | None, typer.Option(help="Version of MQTT: 5 or 3.1.1.")] = None,
     camera: Annotated[str, typer.Option(help="Name of the camera of --source.")] = "camera",
     backend: Annotated[str | None, typer.Option(help="auto, onnxruntime, openvino or tensorrt.")] = None,
-    precision: Annotated[str | None, typer.Option(help="auto, fp32 or int8.")] = None,
+    precision: Annotated[str | None, typer.Option(help="auto, fp32, int8 or bf16.")] = None,
     llm: Annotated[str | None, typer.Option(help="Explain events: auto, on or off.")] = None,
     upscale: Annotated[bool, typer.Option(help="Allow a video smaller than the model's input.")] = False,
     recording: Annotated[

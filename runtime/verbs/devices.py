@@ -12,6 +12,8 @@ from rich.table import Table
 from tvau_edge.devices.detection import Detection, detect
 from tvau_edge.devices.planner import Fit, Setup, fit, preferred
 from tvau_edge.devices.profile import Profile, jetpacks, profile, profiles, sources
+from tvau_edge.runtime.bundle import Bundle
+from tvau_edge.runtime.detection.choice import choose_graph
 from tvau_edge.runtime.verbs.fitting import workload
 
 app = typer.Typer(help="Devices that we know, the one this is, and what fits on them.", no_args_is_help=True)
@@ -45,7 +47,7 @@ def list_verb(json_file: JsonFile = None) -> None:
             f"{device.memory.bandwidth / 1e9:.0f}",
             f"{compute.int8 / 1e12:.1f}",
             f"{compute.fp16 / 1e12:.1f}",
-            f"{prefer.vision} {prefer.precision}",
+            f"{prefer.vision} {', '.join(prefer.precisions)}",
             prefer.gguf,
         )
     console.print(table)
@@ -98,9 +100,13 @@ def detect_verb(
     root: Annotated[
         Path, typer.Option(help="Where the files of the machine lie: /, or the root file system of a device.")
     ] = Path("/"),
+    bundle: Annotated[
+        Path | None,
+        typer.Option(help="Also say which of its vision graphs runs on this very machine, and why."),
+    ] = None,
     json_file: JsonFile = None,
 ) -> None:
-    """Say which device this is, and what says so."""
+    """Say which device this is, what says so, and on which back end it watches."""
     found = detect(root)
     console.print(seen(found))
     console.print(
@@ -108,12 +114,22 @@ def detect_verb(
     )
     if found.profile.note:
         console.print(found.profile.note, highlight=False)
+    prefer = found.profile.prefer
+    console.print(f"it watches best on {prefer.vision}: {', else '.join(prefer.precisions)}", highlight=False)
+    vision = None
+    if bundle is not None:
+        vision = choose_graph(Bundle.open(bundle, verify=False).manifest.vision, "auto", "auto")
+        console.print(
+            f"this machine runs {vision.file} on {vision.backend} in {vision.precision}: {vision.reason}",
+            highlight=False,
+        )
     machine = found.machine
     write_json(
         json_file,
         {
             "profile": found.profile.model_dump(mode="json"),
             "reason": found.reason,
+            "vision": asdict(vision) if vision else None,
             "jetpack": found.jetpack.model_dump(mode="json") if found.jetpack else None,
             "memory": machine.memory,
             "cores": machine.cores,

@@ -24,7 +24,7 @@ fp16 = 1
 fp32 = 1
 [prefer]
 vision = "onnxruntime"
-precision = "int8"
+precisions = ["int8"]
 rae = "onnxruntime"
 gguf = "q4_k_m"
 gpu_layers = 0

@@ -7,9 +7,9 @@ import openvino
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from tvau_edge.runtime.backends.graphs import BACKENDS
 from tvau_edge.runtime.backends.onnxruntime import OnnxGraph
 from tvau_edge.runtime.backends.openvino import OpenVinoGraph
-from tvau_edge.runtime.detection.vision import BACKENDS
 from tvau_edge.runtime.errors import BackendError, MissingExtraError
 
 CPU = [name for name in BACKENDS if name != "tensorrt"]  # which has its own tests

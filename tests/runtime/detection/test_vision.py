@@ -6,12 +6,14 @@ import torch
 
 from tvau_edge.export.checkpoint import Checkpoint
 from tvau_edge.export.graphs import convert_to_openvino, export_rae, export_vision
+from tvau_edge.export.verify import INT8_LIMIT, cosine
+from tvau_edge.quantize.gate import ALIKE
 from tvau_edge.quantize.onnx_int8 import quantize_vision
 from tvau_edge.runtime.bundle import BundleWriter
 from tvau_edge.runtime.cameras.sampler import TemporalPatch
-from tvau_edge.runtime.detection import vision as module
+from tvau_edge.runtime.detection.choice import preference
 from tvau_edge.runtime.detection.heatmap import heatmap, patch_score
-from tvau_edge.runtime.detection.vision import Vision, choose_graph
+from tvau_edge.runtime.detection.vision import Vision
 from tvau_edge.runtime.errors import BackendError, MissingExtraError
 from tvau_edge.runtime.manifest import ClassPrompts, GraphFile, Manifest, Normalization, Provenance
 
@@ -63,9 +65,11 @@ def bundle(checkpoint, frames, tmp_path_factory):
         )
 
 
-@pytest.fixture(params=list(GRAPHS))
+@pytest.fixture(params=[*GRAPHS.values(), ("openvino", "bf16")], ids=" ".join)
 def vision(bundle, request):
-    backend, precision = GRAPHS[request.param]
+    backend, precision = request.param
+    if precision == "bf16" and not preference("vision").bf16:
+        pytest.skip("this CPU does not compute bf16 itself")
     opened = Vision.open(bundle, backend, precision, threads=1)
     yield opened
     opened.close()
@@ -88,6 +92,18 @@ def test_evidence_is_what_torch_computes(vision, checkpoint, frames, patches):
             assert mine.dtype == np.float32
             difference = np.linalg.norm(mine - theirs) / np.linalg.norm(theirs)
             assert difference < (1e-5 if exact else 0.15)
+
+
+def test_bf16_is_within_what_int8_may_cost(bundle, patches):
+    if not preference("vision").bf16:
+        pytest.skip("this CPU does not compute bf16 itself")
+    exact, rounded = Vision.open(bundle, "openvino", "fp32", 1), Vision.open(bundle, "openvino", "bf16", 1)
+    assert (rounded.file.precision, rounded.file.file) == ("bf16", exact.file.file)
+    for mine, theirs in zip(rounded.run(patches), exact.run(patches), strict=True):
+        assert not np.array_equal(mine.h_c, theirs.h_c)  # or it would not be bf16
+        assert cosine(mine.h_c[None], theirs.h_c[None]) >= INT8_LIMIT
+        assert cosine(mine.p_v[None], theirs.p_v[None]) >= INT8_LIMIT
+        assert abs(mine.score - theirs.score) <= ALIKE
 
 
 def test_evidence_says_what_it_is_of(vision, bundle, patches):
@@ -140,46 +156,6 @@ def test_frames_of_another_size(vision, patches):
     small = TemporalPatch("a", 0, patches[0].frames[:, :28], (0, 0.25), 0)
     with pytest.raises(BackendError, match=r"frames \[1, 2, 28, 84, 3\] uint8"):
         vision.run([small])
-
-
-def without_extras(monkeypatch):
-    monkeypatch.setattr(module, "installed", lambda extra: False)
-
-
-@pytest.mark.parametrize(
-    ("backend", "precision", "name"),
-    [
-        ("auto", "auto", "vision.int8.onnx"),
-        ("auto", "fp32", "vision.onnx"),
-        ("onnxruntime", "auto", "vision.int8.onnx"),
-        ("openvino", "auto", "vision.xml"),
-        ("openvino", "fp32", "vision.xml"),
-    ],
-)
-def test_which_graph_is_chosen(bundle, backend, precision, name):
-    assert choose_graph(bundle.manifest.vision, backend, precision).file == name
-
-
-def test_what_cannot_be_chosen(bundle, monkeypatch):
-    graphs = bundle.manifest.vision
-    with pytest.raises(
-        BackendError, match=r"back end openvino at precision int8; it has: onnxruntime fp32, onn"
-    ):
-        choose_graph(graphs, "openvino", "int8")
-    with pytest.raises(BackendError, match=r"back end auto at precision fp16; it has: .*, openvino fp32"):
-        choose_graph(graphs, "auto", "fp16")
-    with pytest.raises(BackendError, match="unknown back end 'npu'; known: auto, onnxruntime, openvino"):
-        choose_graph(graphs, "npu", "auto")
-    for_tensorrt = [GraphFile(backend="tensorrt", precision="int8", file="vision.trt.onnx")]
-    with pytest.raises(BackendError, match="it has: tensorrt int8"):
-        choose_graph(for_tensorrt, "onnxruntime", "auto")
-    assert choose_graph(for_tensorrt, "auto", "auto").backend == "tensorrt"
-    without_extras(monkeypatch)
-    only = [graph for graph in graphs if graph.backend == "openvino"]
-    for backend in ("auto", "openvino"):
-        with pytest.raises(MissingExtraError, match="back end openvino needs the extra 'openvino'"):
-            choose_graph(only, backend, "auto")
-    assert choose_graph(graphs, "auto", "fp32").file == "vision.onnx"
 
 
 def test_a_back_end_that_is_not_installed(bundle, monkeypatch):

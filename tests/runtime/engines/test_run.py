@@ -11,7 +11,7 @@ from tvau_edge.runtime.backends import cuda as cuda_module
 from tvau_edge.runtime.backends.cuda import Cuda
 from tvau_edge.runtime.backends.onnxruntime import OnnxGraph
 from tvau_edge.runtime.backends.tensorrt import TensorRtGraph, open_tensorrt
-from tvau_edge.runtime.detection.vision import choose_graph
+from tvau_edge.runtime.detection.choice import choose_graph
 from tvau_edge.runtime.engines.build import build_engines
 from tvau_edge.runtime.engines.cache import EngineKey, default_folder, graph_digest
 from tvau_edge.runtime.errors import BackendError

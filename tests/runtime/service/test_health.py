@@ -49,6 +49,7 @@ def test_it_tells_how_everything_does(pipeline):
     assert door.patches_still > 0
     assert door.lag_ms is None  # a file has none
     assert 0 < health.vision.ms <= health.vision.ms_p95
+    assert (health.vision.backend, health.vision.precision) == ("onnxruntime", "fp32")
     assert health.verdicts == 4
     assert (health.delivery.waiting, health.delivery.durable) == (3, True)
     assert health.dialogue is None

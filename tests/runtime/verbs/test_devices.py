@@ -39,6 +39,7 @@ def test_detect_says_what_it_saw(tmp_path):
     said = invoke("detect", "--root", tmp_path, "--json", tmp_path / "found.json")
     assert "raspberry-pi-5" in said
     assert "the device tree says raspberrypi,5-model-b" in said
+    assert "it watches best on onnxruntime: int8" in said
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["profile"]["name"] == "raspberry-pi-5"
     assert found["seen"][0]["where"] == "/proc/device-tree/compatible"

@@ -5,7 +5,7 @@ WHEELS ?= .wheels
 LLAMA := $(shell sed -n 's/^llama-cpp-python==//p' constraints.txt)
 ROOMS := devices runtime benchmarks quantize export reference
 
-.PHONY: arm-proof bench demo faults homeassistant lint node system test tree clean
+.PHONY: arm-proof bench bench-proof demo faults homeassistant lint node system test tree clean
 .DEFAULT_GOAL := demo
 
 ## demo: export the reference checkpoint, watch a drawn clip, receive the verdicts over MQTT
@@ -26,6 +26,18 @@ bench: .venv/.installed system
 	@mkdir -p build/bench
 	$(BIN)/tvau bench demo/bundle --checkpoint reference/checkpoint --out build/bench/run.json
 	$(BIN)/tvau bench report build/bench/run.json --out build/bench/bench.html --markdown build/bench/bench.md
+
+## bench-proof: two runs must be equal within noise, and a third on one core must be found slower (about 6 minutes)
+PROOF := $(BIN)/tvau bench demo/bundle --only vision,decode,sample --out build/bench
+bench-proof: .venv/.installed
+	@[ -f demo/bundle/manifest.json ] || $(MAKE) demo
+	@mkdir -p build/bench
+	$(PROOF)/one.json
+	$(PROOF)/again.json
+	taskset -c 0 $(PROOF)/slow.json
+	$(BIN)/tvau bench compare build/bench/one.json build/bench/again.json --fail-above 1.05
+	$(BIN)/tvau bench compare build/bench/again.json build/bench/one.json --fail-above 1.05
+	$(BIN)/tvau bench compare build/bench/one.json build/bench/slow.json --fail-above 1.05; [ $$? -eq 3 ]
 
 ## arm-proof: install a flashed folder in an emulated arm64 Debian and watch a clip there (root, a quarter of an hour)
 arm-proof: demo

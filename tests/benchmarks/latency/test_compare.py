@@ -1,7 +1,10 @@
+from pathlib import Path
+
 import pytest
 
 from tvau_edge.benchmarks.latency.compare import as_json, check, compare
 from tvau_edge.benchmarks.latency.errors import BenchError, RegressionError
+from tvau_edge.benchmarks.latency.record import Run, read_run
 
 STICK = {"stage": "limit: matrix product", "variant": "onnxruntime fp32", "scenario": None}
 
@@ -65,3 +68,44 @@ def test_rows_of_one_run_and_other_machines_are_told(draw_run, draw_row):
     found = compare(first, second)
     assert found.machines == ("cpu",)
     assert "vision · onnxruntime int8 · SingleStream" in found.only_first
+
+
+def recorded() -> Run:
+    """A whole run of this project's own, with the noise that a real machine has."""
+    return read_run(Path(__file__).parents[3] / "benchmarks/results/xeon-amx-2-cores.json")
+
+
+def every_other(run: Run, start: int) -> Run:
+    """Half of the queries of each process, from the first or from the second; of stages whose queries are all alike.
+
+    Those of decoding are not: what a frame takes follows the coder's pattern.
+    """
+    rows = []
+    for row in run.measured():
+        if row.stage not in ("vision", "RAE", "prefill", "answer", "dialogue"):
+            continue
+        rounds = [
+            round_.model_copy(update={"milliseconds": round_.milliseconds[start::2]})
+            for round_ in row.rounds
+            if len(round_.milliseconds) > 1
+        ]
+        rows += [row.model_copy(update={"rounds": rounds})] if rounds else []
+    return run.model_copy(update={"rows": rows})
+
+
+def test_two_halves_of_a_recorded_run_are_equal_within_noise():
+    found = compare(every_other(recorded(), 0), every_other(recorded(), 1))
+    assert len(found.changes) > 10
+    assert {change.word for change in found.changes} == {"equal within noise"}
+
+
+def test_a_row_that_lost_its_bf16_is_found_in_a_recorded_run():
+    """What fp32 took on that machine stands in for what a build without bf16 would take."""
+    first, later = every_other(recorded(), 0), every_other(recorded(), 1)
+    slow, lost = "vision · openvino fp32 · SingleStream", "vision · openvino bf16 · SingleStream"
+    times = later.row(slow).rounds
+    rows = [row.model_copy(update={"rounds": times}) if row.key == lost else row for row in later.rows]
+    found = compare(first, later.model_copy(update={"rows": rows}))
+    assert {change.key for change in found.changes if change.real} == {lost}
+    with pytest.raises(RegressionError, match="openvino bf16 · SingleStream: "):
+        check(found, 1.05)

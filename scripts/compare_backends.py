@@ -1,9 +1,11 @@
 """Run a bundle's vision graph and RAE on two back ends, compare what they give, and time both.
 
-    python scripts/compare_backends.py BUNDLE VIDEO [--backend tensorrt] [--against onnxruntime] [--json FILE]
+    python scripts/compare_backends.py BUNDLE VIDEO [--backend tensorrt] [--precision auto] [--against onnxruntime]
+        [--patches 8] [--json FILE]
 
 The frames are real, from the video. The report says for each tensor cosine and signal to noise against the other back
-end, and for each batch size the median and the 95th percentile of the latency. Exit status 1 when a cosine is under
+end's fp32, how far scores and heatmaps differ at most, and for each batch size the median and the 95th percentile of
+the latency. Exit status 1 when a cosine is under
 its limit: 0.999 for graphs in float, 0.99 for INT8 and bf16, as in the export.
 """
 
@@ -66,10 +68,10 @@ def latency(run: Callable[[], object]) -> dict[str, float]:
 
 
 def compare(
-    bundle: Bundle, video: Path, backend: str, against: str, precision: str = "auto"
+    bundle: Bundle, video: Path, backend: str, against: str, precision: str = "auto", count: int = 0
 ) -> dict[str, Any]:
-    """Compare two back ends on the frames of a video."""
-    patches = frames_of(video, bundle, max(bundle.manifest.geometry.temporal_patches, *BATCHES))
+    """Compare two back ends on the frames of a video, `count` temporal patches of it but at least a window."""
+    patches = frames_of(video, bundle, max(count, bundle.manifest.geometry.temporal_patches, *BATCHES))
     report: dict[str, Any] = {
         "schema": "tvau.comparison/1",
         "bundle": bundle.sha256,
@@ -90,6 +92,8 @@ def compare(
             "p_v": np.stack([item.p_v for item in evidence]),
             "p_an": rae.run(seen[backend]["window"] if seen else window),
             "window": window,
+            "score": np.array([item.score for item in evidence]),
+            "heatmap": np.stack([item.heatmap for item in evidence]),
         }
         batches = [size for size in BATCHES if size <= len(patches)]
         report["latency"][name] = {
@@ -103,6 +107,10 @@ def compare(
     for tensor in ("h_c", "p_v", "p_an"):
         found = agreement(seen[backend][tensor], seen[against][tensor])
         report["agreement"][tensor] = {**found, "limit": limit, "good": found["cosine"] >= limit}
+    report["patches"] = len(patches)
+    report["differences"] = {
+        name: float(np.abs(seen[backend][name] - seen[against][name]).max()) for name in ("score", "heatmap")
+    }
     report["good"] = all(value["good"] for value in report["agreement"].values())
     return report
 
@@ -115,16 +123,26 @@ def main() -> int:
     parser.add_argument("--backend", default="tensorrt")
     parser.add_argument("--against", default="onnxruntime")
     parser.add_argument("--precision", default="auto")
+    parser.add_argument("--patches", type=int, default=0)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     report = compare(
-        Bundle.open(options.bundle), options.video, options.backend, options.against, options.precision
+        Bundle.open(options.bundle),
+        options.video,
+        options.backend,
+        options.against,
+        options.precision,
+        options.patches,
     )
     for tensor, found in report["agreement"].items():
         verdict = "good" if found["good"] else "BAD"
         print(
             f"{tensor:4} cosine {found['cosine']:.6f}  {found['sqnr_db']:6.1f} dB  limit {found['limit']}  {verdict}"
         )
+    most = report["differences"]
+    print(
+        f"{report['patches']} patches: score differs by {most['score']:.4f}, heatmap by {most['heatmap']:.4f} at most"
+    )
     for name, times in report["latency"].items():
         for size, found in times["vision"].items():
             spent = f"{found['median_ms']:8.2f} ms (95 %: {found['p95_ms']:.2f})"

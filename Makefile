@@ -27,7 +27,7 @@ bench: .venv/.installed system
 	$(BIN)/tvau bench demo/bundle --checkpoint reference/checkpoint --out build/bench/run.json
 	$(BIN)/tvau bench report build/bench/run.json --out build/bench/bench.html --markdown build/bench/bench.md
 
-## bench-proof: two runs must be equal within noise, and a third on one core must be found slower (about 6 minutes)
+## bench-proof: two runs must be equal within noise, and a third on one core must be found slower
 PROOF := $(BIN)/tvau bench demo/bundle --only vision,decode,sample --out build/bench
 bench-proof: .venv/.installed
 	@[ -f demo/bundle/manifest.json ] || $(MAKE) demo

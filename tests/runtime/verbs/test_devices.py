@@ -64,3 +64,11 @@ def test_fit_explains_one_device():
 def test_fit_without_a_language_model(tmp_path):
     invoke("fit", "3b", "--device", "raspberry-pi-5", "--gguf", "none", "--json", tmp_path / "fit.json")
     assert json.loads((tmp_path / "fit.json").read_text())[0]["setup"]["gguf"] is None
+
+
+def test_detect_says_which_graph_of_a_bundle_runs_here(red_bundle, tmp_path):
+    said = invoke("detect", "--bundle", red_bundle, "--json", tmp_path / "found.json")
+    assert "on onnxruntime in fp32: " in said
+    found = json.loads((tmp_path / "found.json").read_text())["vision"]
+    assert (found["backend"], found["precision"]) == ("onnxruntime", "fp32")
+    assert found["reason"]

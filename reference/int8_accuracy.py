@@ -85,7 +85,7 @@ def measure(
     rows = []
 
     def add(form: str, choice: Choice) -> None:
-        chosen = next(point for point in choice.points if point.left == len(choice.left))
+        chosen = [point for point in choice.points if point.left == len(choice.left)][-1]
         rows.append(
             {
                 "form": form,

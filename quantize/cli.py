@@ -80,6 +80,8 @@ def quantize_verb(
         for text in outcome.failures:
             console.print(f"  {text}", markup=False, highlight=False)
     Console().print(table(place, outcome.report))
+    if outcome.report["language"]:
+        Console().print(types_table(outcome.report))
     console.print(f"report: {place / 'quantization.html'} and {place / 'quantization.txt'}", highlight=False)
     if json_file:
         try:
@@ -111,6 +113,25 @@ def table(place: Path, report: dict) -> Table:
                 f"{100 * row['disagreement']:.2f} %",
             ]
         shown.add_row(name, left, *cells)
-    for kind, entry in report["language"].items():
-        shown.add_row(f"language model {kind}", "", f"KL {entry['divergence']:.5f}", "", "")
+    return shown
+
+
+def types_table(report: dict) -> Table:
+    """What each GGUF type costs and keeps."""
+    from tvau_edge.quantize.labelled import ANSWERS, choosing
+
+    answers = tuple(ANSWERS) if report["labelled"] else ()
+    shown = Table(title="language model")
+    for name in ("type", "MiB", "tokens/s", "KL, nats", "same choice", *answers):
+        shown.add_column(name, justify="left" if name == "type" else "right")
+    for entry in choosing(report["language"], report["labelled"]):
+        figures = [entry["answers"][name] for name in answers]
+        shown.add_row(
+            entry["type"],
+            f"{entry['bytes'] / 2**20:.1f}",
+            f"{entry['tokens_per_second']:.0f}",
+            f"{entry['divergence']:.5f}",
+            f"{100 * entry['same_choice']:.1f} %",
+            *("-" if value is None else f"{value:.2f}" for value in figures),
+        )
     return shown

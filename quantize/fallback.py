@@ -13,6 +13,7 @@ from tvau_edge.quantize.activations import Activation
 from tvau_edge.quantize.simulate import decibels, gated_error, product_error
 from tvau_edge.quantize.weights import array_of
 
+_TRIES = 16  # graphs that are made to find layers which need not stay in float
 _GATED = re.compile(r"(?P<mlp>.*\.mlp\.)(?P<part>gate|up)_proj\.weight")
 
 
@@ -62,7 +63,7 @@ class Choice:
 
     Attributes:
         left: the layers in float.
-        points: what was measured, by rising number of layers in float.
+        points: what was measured, by rising number of layers in float; the last of as many as `left` is the choice.
         reached: whether the target is met.
     """
 
@@ -126,7 +127,9 @@ def choose_float(
     """Leave as few layers in float as reach the target.
 
     Layers are taken by error per multiplication: what costs least and disturbs most goes first. One, two, four… of
-    them are tried until the target is met, then fewer, by halving.
+    them are tried until the target is met, then fewer, by halving. That order knows each layer's own error, not what
+    the layers behind it make of it: one late in the order may be what counts. So halves, quarters… of those that were
+    taken go back to INT8 where the target is met without them.
 
     Args:
         layers: all that may be quantized.
@@ -149,7 +152,33 @@ def choose_float(
     while meets(good) and good - bad > 1:
         middle = (good + bad) // 2
         good, bad = (middle, bad) if meets(middle) else (good, middle)
-    done = tuple(points[count] for count in sorted(points))
-    if not meets(good):  # not even in float: the best of what was measured
+    left, returned = order[:good], []
+    if good > 1 and meets(good):
+        left, returned = _return_to_int8(left, measure, target, total)
+    elif not meets(good):  # not even in float: the best of what was measured
         good = max(points, key=lambda count: points[count].agreement)
-    return Choice(tuple(order[:good]), done, points[good].agreement >= target)
+        left = order[:good]
+    last = returned[-1] if returned else points[good]
+    done = sorted([*points.values(), *returned], key=lambda point: (point.left, point.agreement))
+    return Choice(tuple(left), tuple(done), last.agreement >= target)
+
+
+def _return_to_int8(
+    left: Sequence[Layer], measure: Callable[[Sequence[Layer]], float], target: float, total: int
+) -> tuple[list[Layer], list[Point]]:
+    """Fewer layers in float that still meet the target, and what was measured of each step to them."""
+    kept, points, tries = list(left), [], 0
+    size = len(kept) // 2
+    while size:
+        start = 0
+        while start < len(kept) and tries < _TRIES:
+            rest = kept[:start] + kept[start + size :]
+            tries += 1
+            agreement = measure(rest)
+            if agreement >= target:
+                kept = rest
+                points.append(Point(len(rest), sum(layer.cost for layer in rest) / total, agreement))
+            else:
+                start += size
+        size //= 2
+    return kept, points

@@ -1,6 +1,6 @@
 """Float beside INT8 on labelled data: what quantization costs in the figures that count."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ ANSWERS = {
     "bleu4_motion": "bleu4",
     "bleu4_trajectory": "bleu4",
 }
-Row = dict[str, Any]  # graph: str, figures: dict of percent or None
+Row = dict[str, Any]  # graph, precision: str, language: str or None, figures: dict of percent or None
 
 
 def labelled_figures(
@@ -79,6 +79,27 @@ def losses(expected: Row, row: Row, limits: Limits) -> list[str]:
     return found
 
 
+def choosing(language: Mapping[str, dict[str, Any]], labelled: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What a person chooses a GGUF type by: its record, with its answers over the float graph's evidence.
+
+    Args:
+        language: records of `gguf_types.make_types`, by type.
+        labelled: of `labelled_figures`; empty where no labelled data was given.
+
+    Returns:
+        The records in the same order, each with `answers`: percent or None, by the names of `ANSWERS`.
+    """
+    figures = {
+        row["language"]: row["figures"]
+        for row in labelled.get("rows", ())
+        if row["precision"] == "fp32" and row["language"] is not None
+    }
+    return [
+        {**entry, "answers": {name: figures.get(kind, {}).get(name) for name in ANSWERS}}
+        for kind, entry in language.items()
+    ]
+
+
 def _kind(bundle: Bundle) -> str | None:
     file = bundle.language()
     return file.type if file else None
@@ -111,4 +132,4 @@ class _Runner:
         )
         values = {figure: getattr(figures.detection, figure) for figure in DETECTION}
         values |= {figure: getattr(figures.answers, figure) for figure in ANSWERS}
-        return {"graph": name, "figures": values}
+        return {"graph": name, "precision": precision, "language": language, "figures": values}

@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from tvau_edge.quantize.activations import Feed
-from tvau_edge.quantize.prepared import Arrays
+from tvau_edge.quantize.fallback import Choice, Layer
+from tvau_edge.quantize.prepared import Advance, Arrays, Prepared, agreement, settle
 from tvau_edge.runtime.backends.openvino import ARITHMETIC, OpenVinoGraph, core
 
 
@@ -56,6 +57,27 @@ def quantize_openvino(
             )
     model.set_rt_info(arithmetic, list(ARITHMETIC))
     openvino.save_model(model, target, compress_to_fp16=False)
+
+
+def choose_openvino(
+    prepared: Prepared,
+    target: Path,
+    feeds: Sequence[Feed],
+    goal: float,
+    arithmetic: str = "f32",
+    advance: Advance | None = None,
+) -> Choice:
+    """Write the INT8 IR, layers left in float until its outputs agree by `goal`; see `quantize_openvino`."""
+    outputs = list(prepared.expected[0])
+
+    def attempt(left: Sequence[Layer]) -> float:
+        nodes = {layer.node for layer in prepared.layers} - {layer.node for layer in left}
+        quantize_openvino(prepared.path, target, feeds, nodes, arithmetic)
+        if advance:
+            advance(len(left), len(prepared.layers))
+        return agreement(prepared.expected, run_openvino(target, prepared.checked, outputs))
+
+    return settle(prepared.layers, attempt, goal)
 
 
 def run_openvino(path: Path, feeds: Sequence[Feed], outputs: Sequence[str]) -> list[Arrays]:

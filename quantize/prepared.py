@@ -148,6 +148,6 @@ def settle(layers: Sequence[Layer], make: Callable[[Sequence[Layer]], float], go
         return make(left)
 
     choice = choose_float(layers, measure, goal)
-    if len(made[-1]) != len(choice.left):
+    if tuple(made[-1]) != choice.left:
         make(choice.left)
     return choice

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from tvau_edge.quantize.footage import Footage
 from tvau_edge.quantize.gate import Comparison, Seen
+from tvau_edge.quantize.labelled import choosing
 from tvau_edge.runtime.bundle import Bundle
 from tvau_edge.runtime.cameras.sampler import TemporalPatch
 from tvau_edge.runtime.detection.heatmap import heatmap
@@ -60,6 +61,7 @@ def write(
             for name, record in result["graphs"].items()
             if record.get("curve")
         },
+        "types": choosing(result["language"], result["labelled"]),
         "sizes": {name: _size(candidate, name) for name in result["graphs"]},
     }
     environment = jinja2.Environment(

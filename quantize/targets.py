@@ -1,6 +1,6 @@
 """What each target of `tvau quantize` is made of: graphs, and what is known of them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -9,10 +9,9 @@ from typing import Any, Literal
 import numpy as np
 
 from tvau_edge.quantize.activations import Feed
-from tvau_edge.quantize.fallback import Layer
 from tvau_edge.quantize.footage import Footage
 from tvau_edge.quantize.gate import Seen
-from tvau_edge.quantize.prepared import Prepared, agreement, prepare, quantize_onnx, run_graph, settle
+from tvau_edge.quantize.prepared import Prepared, agreement, prepare, quantize_onnx, run_graph
 from tvau_edge.quantize.steps import Steps
 from tvau_edge.quantize.work import Work
 from tvau_edge.runtime.bundle import Bundle
@@ -168,23 +167,21 @@ def make_onnx(task: Task) -> list[Made]:
 
 def make_openvino(task: Task) -> list[Made]:
     """INT8 for OpenVINO: vision and RAE."""
-    from tvau_edge.quantize.openvino_int8 import quantize_openvino, run_openvino
+    from tvau_edge.quantize.openvino_int8 import choose_openvino
 
     made = []
     for kind in ("vision", "rae"):
         name = f"{kind}.int8.xml"
 
         def make(prepared: Prepared, kind: Kind = kind, name: str = name) -> dict[str, Any]:
-            path, feeds, outputs = task.work.path(name), task.feeds(kind), list(_OUTPUTS[kind])
-
-            def attempt(left: Sequence[Layer]) -> float:
-                kept = {layer.node for layer in left}
-                nodes = [layer.node for layer in prepared.layers if layer.node not in kept]
-                quantize_openvino(prepared.path, path, feeds, nodes, task.arithmetic)
-                task.steps.advance(len(left), len(prepared.layers))
-                return agreement(prepared.expected, run_openvino(path, prepared.checked, outputs))
-
-            choice = settle(prepared.layers, attempt, task.goal)
+            choice = choose_openvino(
+                prepared,
+                task.work.path(name),
+                task.feeds(kind),
+                task.goal,
+                task.arithmetic,
+                task.steps.advance,
+            )
             return choice.record(prepared.layers, task.goal) | {"float": task.arithmetic}
 
         record = task.layered(kind, name, "NNCF, transformer scheme, least and largest values", make)
@@ -214,7 +211,7 @@ def make_tensorrt(task: Task) -> list[Made]:
     of `tensorrt_check`.
     """
     from tvau_edge.quantize.tensorrt_check import check
-    from tvau_edge.quantize.tensorrt_graph import peaks_of, run_typed, write_typed
+    from tvau_edge.quantize.tensorrt_graph import peaks_of, quantize_tensorrt, run_typed, write_typed
 
     outputs = list(_OUTPUTS["vision"])
     feeds = task.feeds("vision")
@@ -229,18 +226,8 @@ def make_tensorrt(task: Task) -> list[Made]:
 
     def whole(prepared: Prepared) -> dict[str, Any]:
         path = task.work.path("vision.trt.int8.onnx")
-        peaks = peaks_of(prepared.path, feeds)
-        typed: list[dict[str, Any]] = []
-
-        def attempt(left: Sequence[Layer]) -> float:
-            kept = {layer.node for layer in left}
-            nodes = [layer.node for layer in prepared.layers if layer.node not in kept]
-            typed.append(write_typed(prepared.path, path, peaks, prepared.ranges, nodes))
-            task.steps.advance(len(left), len(prepared.layers))
-            return agreement(prepared.expected, run_typed(path, prepared.checked, outputs))
-
-        choice = settle(prepared.layers, attempt, task.goal)
-        return choice.record(prepared.layers, task.goal) | typed[-1]
+        choice, typed = quantize_tensorrt(prepared, path, feeds, task.goal, task.steps.advance)
+        return choice.record(prepared.layers, task.goal) | typed
 
     for name, method, make, precision in (
         (

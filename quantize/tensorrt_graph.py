@@ -22,8 +22,8 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
 from tvau_edge.quantize.activations import Feed, Range, open_session
-from tvau_edge.quantize.fallback import products_of
-from tvau_edge.quantize.prepared import Arrays
+from tvau_edge.quantize.fallback import Choice, Layer, products_of
+from tvau_edge.quantize.prepared import Advance, Arrays, Prepared, agreement, settle
 from tvau_edge.quantize.weights import array_of, loaded, size_of, write_graph
 
 LARGEST = 65504.0  # of fp16
@@ -84,6 +84,34 @@ def write_typed(
     write_graph(model, target, writer.constants(source.parent, ranges), size)
     onnx.checker.check_model(str(target))
     return writer.record()
+
+
+def quantize_tensorrt(
+    prepared: Prepared, target: Path, feeds: Sequence[Feed], goal: float, advance: Advance | None = None
+) -> tuple[Choice, dict[str, Any]]:
+    """Write the typed INT8 graph, layers left in float until its outputs agree by `goal`.
+
+    Args:
+        prepared: the smoothed graph, and what it is compared on.
+        target: .onnx.
+        feeds: calibration inputs, which show what leaves fp16's range.
+        goal: least cosine, 0..1.
+        advance: told of progress.
+
+    Returns:
+        The choice, and the record of `write_typed`.
+    """
+    peaks, outputs = peaks_of(prepared.path, feeds), list(prepared.expected[0])
+    typed: dict[str, Any] = {}
+
+    def attempt(left: Sequence[Layer]) -> float:
+        nodes = {layer.node for layer in prepared.layers} - {layer.node for layer in left}
+        typed.update(write_typed(prepared.path, target, peaks, prepared.ranges, nodes))
+        if advance:
+            advance(len(left), len(prepared.layers))
+        return agreement(prepared.expected, run_typed(target, prepared.checked, outputs))
+
+    return settle(prepared.layers, attempt, goal), typed
 
 
 class _Typed:

@@ -2,6 +2,7 @@
 
 import shutil
 import socket
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -33,6 +34,10 @@ from tvau_edge.runtime.manifest import (
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
 
+SYSTEM_PYTHON = "/usr/bin/python3"
+RTSP_BINDINGS = (
+    "import gi; gi.require_version('GstRtspServer', '1.0'); from gi.repository import GstRtspServer"
+)
 VIDEOS = Path(__file__).resolve().parents[2] / "shared" / "videos"
 
 
@@ -287,3 +292,32 @@ def faulty_camera() -> Iterator[Callable[..., FaultyCamera]]:
     yield start
     for camera in running:
         camera.stop()
+
+
+@pytest.fixture(scope="session")
+def serve_rtsp() -> Iterator[Callable[..., tuple[subprocess.Popen[str], str, int]]]:
+    """Starts RTSP servers, given a clip and a port; each serves it at the address that is returned with it."""
+    if subprocess.run([SYSTEM_PYTHON, "-c", RTSP_BINDINGS], capture_output=True, check=False).returncode:
+        pytest.skip(
+            "GStreamer's RTSP server is absent (apt-get install python3-gi gir1.2-gst-rtsp-server-1.0)"
+        )
+    running = []
+
+    def start(clip: Path, port: int | None = None) -> tuple[subprocess.Popen[str], str, int]:
+        if port is None:
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                port = probe.getsockname()[1]
+        script = Path(__file__).parent / "runtime" / "cameras" / "rtsp_server.py"
+        process = subprocess.Popen(
+            [SYSTEM_PYTHON, script, str(port), str(clip)], stdout=subprocess.PIPE, text=True
+        )
+        running.append(process)
+        assert process.stdout.readline() == "serving\n"
+        return process, f"rtsp://127.0.0.1:{port}/clip", port
+
+    yield start
+    for process in running:
+        process.kill()
+        process.wait()
+        process.stdout.close()

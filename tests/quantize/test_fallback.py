@@ -55,6 +55,19 @@ def test_a_target_out_of_reach_is_said():
     assert len(choice.left) == 2
 
 
+def test_what_was_taken_on_the_way_goes_back():
+    layers = [layer(str(k), 0.2 - k / 100) for k in range(12)]  # by its own error, "9" is the tenth
+
+    def measure(left):
+        return 1.0 if layers[9] in left else 0.5 + 0.01 * len(left)
+
+    choice = choose_float(layers, measure, 0.99)
+    assert choice.left == (layers[9],)
+    assert choice.reached
+    chosen = [point for point in choice.points if point.left == 1][-1]
+    assert (chosen.cost, chosen.agreement) == (pytest.approx(1 / 12), 1.0)
+
+
 @given(st.lists(st.floats(0, 0.2), min_size=1, max_size=40), st.floats(0.5, 0.999))
 def test_as_few_as_reach_the_target(errors, target):
     layers = [layer(str(k), error) for k, error in enumerate(errors)]
@@ -64,7 +77,7 @@ def test_as_few_as_reach_the_target(errors, target):
     assert measure(choice.left) >= target
     if choice.left:
         assert measure(choice.left[:-1]) < target
-    assert len(asked) <= 2 * np.log2(len(errors) + 2) + 5
+    assert len(asked) <= 2 * np.log2(len(errors) + 2) + 5 + 16
     assert [point.left for point in choice.points] == sorted({point.left for point in choice.points})
 
 

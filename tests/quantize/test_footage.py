@@ -91,3 +91,16 @@ def test_a_password_stays_out_of_messages_and_record():
     with pytest.raises(SourceError) as error:
         collect(["rtsp://user:sesame@127.0.0.1:9/x"], GEOMETRY)
     assert "sesame" not in str(error.value)
+
+
+def test_a_live_source_is_watched_for_the_seconds_that_were_asked_for(serve_rtsp, drawn_video):
+    _, address, _ = serve_rtsp(drawn_video)
+    seen = []
+    found = collect([address], GEOMETRY, 8, 6, lambda done, total: seen.append((done, total)))
+    assert len(found.frames) == 8
+    assert found.frames.shape[1:] == (2, 56, 112, 3)
+    (source,) = found.record["sources"]
+    assert source["size"] == "320x160"
+    # Two temporal patches a second: the source goes on for longer than it was watched, and was left.
+    assert LEAST <= source["temporal_patches"] <= 20
+    assert {total for _, total in seen} == {6}

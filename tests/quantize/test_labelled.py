@@ -2,8 +2,9 @@ import pytest
 
 from tvau_edge.benchmarks.errors import DataError
 from tvau_edge.quantize.bundle import Options, quantize_bundle
+from tvau_edge.quantize.cli import types_table
 from tvau_edge.quantize.gate import Limits
-from tvau_edge.quantize.labelled import labelled_figures, losses
+from tvau_edge.quantize.labelled import choosing, labelled_figures, losses
 from tvau_edge.quantize.steps import Silent
 from tvau_edge.quantize.targets import Made
 from tvau_edge.quantize.work import Work
@@ -30,6 +31,37 @@ def test_a_loss_beyond_its_limit_is_named():
 def test_what_one_of_them_lacks_is_passed_over():
     before = row("float", micro_auc=None, rbdc=70.0, yes_no=98.0)
     assert losses(before, row(micro_auc=50.0, rbdc=None), Limits()) == []
+
+
+def test_a_type_stands_beside_its_answers_over_float_evidence():
+    language = {"q8_0": {"type": "q8_0", "bytes": 8}, "q4_k_m": {"type": "q4_k_m", "bytes": 4}}
+    rows = [
+        {"precision": "fp32", "language": "q8_0", "figures": {"yes_no": 98.0, "bleu4_target": None}},
+        {"precision": "int8", "language": "q8_0", "figures": {"yes_no": 50.0}},
+        {"precision": "fp32", "language": None, "figures": {"yes_no": 1.0}},
+    ]
+    first, second = choosing(language, {"rows": rows})
+    assert (first["bytes"], first["answers"]["yes_no"], first["answers"]["bleu4_target"]) == (8, 98.0, None)
+    assert set(second["answers"].values()) == {None}
+    assert {value for entry in choosing(language, {}) for value in entry["answers"].values()} == {None}
+
+
+def test_the_table_has_answers_only_where_there_are_labels():
+    entry = {
+        "type": "q8_0",
+        "bytes": 3 << 20,
+        "tokens_per_second": 50.0,
+        "divergence": 0.01,
+        "same_choice": 0.98,
+    }
+    rows = [{"precision": "fp32", "language": "q8_0", "figures": {"yes_no": 98.0, "bleu4_target": None}}]
+    report = {"language": {"q8_0": entry}, "labelled": {"rows": rows}}
+    with_answers = types_table(report)
+    assert [next(column.cells) for column in with_answers.columns][1:7] == [
+        *("3.0", "50", "0.01000", "98.0 %"),
+        *("98.00", "-"),
+    ]
+    assert len(types_table({**report, "labelled": {}}).columns) == 5
 
 
 @pytest.fixture(scope="module")

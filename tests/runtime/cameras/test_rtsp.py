@@ -1,11 +1,8 @@
 """Cameras over RTSP, from GStreamer's server on the loopback interface."""
 
 import signal
-import socket
-import subprocess
 import threading
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 
@@ -17,36 +14,6 @@ from tvau_edge.runtime.detection.vision import Vision
 from tvau_edge.runtime.errors import SourceError
 from tvau_edge.runtime.service.pipeline import Pipeline
 
-PYTHON = "/usr/bin/python3"
-BINDINGS = "import gi; gi.require_version('GstRtspServer', '1.0'); from gi.repository import GstRtspServer"
-
-
-@pytest.fixture(scope="module")
-def serve():
-    """Starts RTSP servers, given a clip and a port; each serves it at the address that is returned with it."""
-    if subprocess.run([PYTHON, "-c", BINDINGS], capture_output=True, check=False).returncode:
-        pytest.skip(
-            "GStreamer's RTSP server is absent (apt-get install python3-gi gir1.2-gst-rtsp-server-1.0)"
-        )
-    running = []
-
-    def start(clip, port=None):
-        if port is None:
-            with socket.socket() as probe:
-                probe.bind(("127.0.0.1", 0))
-                port = probe.getsockname()[1]
-        script = Path(__file__).with_name("rtsp_server.py")
-        process = subprocess.Popen([PYTHON, script, str(port), str(clip)], stdout=subprocess.PIPE, text=True)
-        running.append(process)
-        assert process.stdout.readline() == "serving\n"
-        return process, f"rtsp://127.0.0.1:{port}/clip", port
-
-    yield start
-    for process in running:
-        process.kill()
-        process.wait()
-        process.stdout.close()
-
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory, draw_clip):
@@ -54,8 +21,8 @@ def clip(tmp_path_factory, draw_clip):
     return draw_clip(tmp_path_factory.mktemp("rtsp") / "clip.mp4", 12, (2, 5))
 
 
-def test_frames_come_with_their_stamps(serve, clip):
-    _, address, _ = serve(clip)
+def test_frames_come_with_their_stamps(serve_rtsp, clip):
+    _, address, _ = serve_rtsp(clip)
     with Source(address, "gate", stall_seconds=20) as source, LatestFrames(source, depth=1000) as frames:
         assert source.live
         seen = [frame for frame, _ in zip(frames, range(24), strict=False)]
@@ -66,8 +33,8 @@ def test_frames_come_with_their_stamps(serve, clip):
     assert steps[0] > 0
 
 
-def test_gstreamer_reads_it_as_well(serve, clip):
-    _, address, _ = serve(clip)
+def test_gstreamer_reads_it_as_well(serve_rtsp, clip):
+    _, address, _ = serve_rtsp(clip)
     pipeline = (
         f"gst: rtspsrc location={address} latency=0 protocols=tcp ! rtph264depay ! h264parse ! avdec_h264"
     )
@@ -75,14 +42,14 @@ def test_gstreamer_reads_it_as_well(serve, clip):
         assert next(iter(frames)).size[1] == 56
 
 
-def test_a_path_that_the_server_does_not_have(serve, clip):
-    _, address, _ = serve(clip)
+def test_a_path_that_the_server_does_not_have(serve_rtsp, clip):
+    _, address, _ = serve_rtsp(clip)
     with pytest.raises(SourceError, match=r"404|[Nn]ot [Ff]ound"):
         Source(address.replace("/clip", "/other"), "gate", stall_seconds=20)
 
 
-def test_a_server_that_freezes_is_a_stall(serve, clip):
-    process, address, _ = serve(clip)
+def test_a_server_that_freezes_is_a_stall(serve_rtsp, clip):
+    process, address, _ = serve_rtsp(clip)
     with Source(address, "gate", stall_seconds=1.5) as source:
         frames = iter(source)
         for _ in range(3):
@@ -106,8 +73,8 @@ class Sink:
         pass
 
 
-def test_events_come_through_a_server_that_is_killed_and_comes_back(serve, clip, red_bundle, eventually):
-    process, address, port = serve(clip)
+def test_events_come_through_a_server_that_is_killed_and_comes_back(serve_rtsp, clip, red_bundle, eventually):
+    process, address, port = serve_rtsp(clip)
     bundle, sink = Bundle.open(red_bundle), Sink()
     vision = Vision.open(bundle, threads=1)
     site = parse_config(
@@ -124,7 +91,7 @@ def test_events_come_through_a_server_that_is_killed_and_comes_back(serve, clip,
     process.kill()
     process.wait()
     eventually(lambda: [v.phase for v in sink.verdicts] == ["start", "end"], "its end")
-    serve(clip, port)
+    serve_rtsp(clip, port)
     eventually(lambda: [v.phase for v in sink.verdicts][:3] == ["start", "end", "start"], "the next event")
     assert pipeline.cameras["gate"].feed.facts.reconnects >= 1
     pipeline.stop()

@@ -16,9 +16,12 @@ demo: .venv/.installed
 test: .venv/.installed system
 	$(BIN)/pytest -m "not slow and not hardware"
 
-## faults: 1000 faults between outbox and subscriber, counted; a table at the end (half an hour; SEED=… repeats one)
+## faults: 1000 faults between outbox and subscriber, counted in a table (half an hour; SEED=… repeats one); then
+## cameras that misbehave for three minutes, and 10,000 spoilt configurations, files, manifests and commands each
 faults: .venv/.installed system
 	$(BIN)/python tests/faults/run.py --faults 1000 $(if $(SEED),--seed $(SEED))
+	MALLOC_ARENA_MAX=2 $(BIN)/pytest -s -p no:logging -m slow tests/runtime/cameras/test_camera_faults.py
+	$(BIN)/pytest -m slow --durations=0 tests/runtime/test_fuzz.py tests/runtime/control/test_commands.py
 
 ## bench: measure the reference bundle, its peers and this machine's limits; the page is build/bench/bench.html
 bench: .venv/.installed system

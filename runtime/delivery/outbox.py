@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tvau_edge.runtime.delivery.outbox_file import (
-    INSERT,
     SELECT,
     DiskRefusesError,
     begin_anew,
+    delete,
     delete_on_full_disk,
+    insert,
     keep_reserve,
     open_file,
 )
@@ -63,14 +64,22 @@ class Entry(NamedTuple):
 
 
 class _Waiting:
-    """A message whose `put` has not returned."""
+    """A message whose `put` has not returned.
 
-    __slots__ = ("done", "payload", "phase", "stored", "topic")
+    Attributes:
+        leads: its thread writes, for itself and all that wait by then.
+        done: it is written.
+        turn: released when one of these comes true; a lock for each, so that no thread is woken for nothing.
+    """
+
+    __slots__ = ("done", "leads", "payload", "phase", "stored", "topic", "turn")
 
     def __init__(self, topic: str, phase: str, payload: bytes) -> None:
         self.topic, self.phase, self.payload = topic, phase, payload
         self.stored = time.time()
-        self.done = False
+        self.leads = self.done = False
+        self.turn = threading.Lock()
+        self.turn.acquire()
 
 
 class Outbox:
@@ -90,8 +99,7 @@ class Outbox:
         self._path, self._max_bytes, self._max_age = path, max_bytes, max_age_seconds
         self._disk = threading.Lock()  # held while the database is used; taken before `_guard` where both are
         self._guard = threading.Lock()  # of all that follows; never held for long
-        self._turn = threading.Condition(self._guard)  # of the threads that put
-        self._writing = False  # one of them does
+        self._led = False  # one of the threads that put writes, or is about to
         self._waiting: list[_Waiting] = []
         self._alive: dict[int, int] = {}  # neither acknowledged nor dropped: number -> bytes
         self._bytes = 0  # their sum
@@ -147,24 +155,33 @@ class Outbox:
             OutboxError: the outbox is closed.
         """
         entry = _Waiting(topic, phase, payload)
-        with self._turn:
+        with self._guard:
             if self._closing:
                 raise OutboxError(f"outbox {self._path} is closed")
             self._waiting.append(entry)
-            while self._writing and not entry.done:
-                self._turn.wait()
-            ours = not entry.done  # else another thread has written it along
-            self._writing = self._writing or ours
-        if ours:
-            try:
-                with self._disk:
+            if not self._led:
+                self._led = entry.leads = True
+        if not entry.leads:
+            entry.turn.acquire()
+        if entry.leads:  # else another thread has written it along
+            self._lead(entry)
+
+    def _lead(self, entry: _Waiting) -> None:
+        """Write all that wait, then leave the lead to a thread that came meanwhile."""
+        try:
+            with self._disk:
+                if not entry.done:
                     self._commit()
-            finally:
-                with self._turn:
-                    self._writing = False
-                    self._turn.notify_all()
-            if self._listener is not None:
-                self._listener()
+        finally:
+            with self._guard:
+                heir = next((other for other in self._waiting if other is not entry), None)
+                if heir is not None:
+                    heir.leads = True
+                self._led = heir is not None
+            if heir is not None:
+                heir.turn.release()
+        if self._listener is not None:
+            self._listener()
 
     def delivered(self, *numbers: int) -> None:
         """Forget messages that the broker has acknowledged."""
@@ -292,8 +309,10 @@ class Outbox:
                 self._keep(entries)
             else:
                 self._settle(memory, entries, delivered, gone)
-        for done in waiting:
-            done.done = True
+            for each in waiting:
+                each.done = True
+                if not each.leads:
+                    each.turn.release()
 
     def _write(
         self, database: sqlite3.Connection, entries: list[Entry], delivered: list[int], size: int
@@ -310,10 +329,8 @@ class Outbox:
             return sum(length for _, length in rows)
 
         with database:
-            if entries:
-                database.executemany(INSERT, entries)
-            if delivered:
-                database.executemany("DELETE FROM outbox WHERE id = ?", [(number,) for number in delivered])
+            insert(database, entries)
+            delete(database, delivered)
             if time.monotonic() - self._aged >= _AGE_SECONDS:
                 self._aged = time.monotonic()
                 size -= drop("phase = 'update' AND stored < ?", time.time() - self._max_age)

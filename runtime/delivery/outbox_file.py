@@ -9,7 +9,8 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 from tvau_edge.runtime.errors import OutboxError
@@ -27,7 +28,9 @@ _COLUMNS = ["id", "topic", "phase", "stored", "payload"]
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 _LOG_PAGES = 500  # of 4 kB, after which the write-ahead log is moved into the file
 RESERVE = 4 << 20  # bytes: more than the log can hold when the disk fills up
-INSERT = "INSERT INTO outbox (id, topic, phase, stored, payload) VALUES (?, ?, ?, ?, ?)"
+_AT_ONCE = 32  # rows that one statement inserts
+_INSERT = "INSERT INTO outbox (id, topic, phase, stored, payload) VALUES (?, ?, ?, ?, ?)"
+_DELETE = "DELETE FROM outbox WHERE id BETWEEN ? AND ?"
 SELECT = "SELECT id, topic, phase, stored, payload FROM outbox"
 
 
@@ -66,6 +69,25 @@ def open_file(path: Path) -> sqlite3.Connection:
         raise OutboxError(f"outbox {path} cannot be made: {error.strerror}") from error
 
 
+def insert(database: sqlite3.Connection, rows: Sequence[tuple[int, str, str, float, bytes]]) -> None:
+    """Insert rows, many by a statement: Python gives its lock away at each, and may wait long to have it back."""
+    for start in range(0, len(rows), _AT_ONCE):
+        part = rows[start : start + _AT_ONCE]
+        database.execute(_INSERT + ", (?, ?, ?, ?, ?)" * (len(part) - 1), list(chain.from_iterable(part)))
+
+
+def delete(database: sqlite3.Connection, numbers: Iterable[int]) -> None:
+    """Delete rows, one statement for each run of numbers without a gap."""
+    first = last = None
+    for number in sorted(numbers):
+        if last is not None and number != last + 1:
+            database.execute(_DELETE, (first, last))
+            first = None
+        first, last = number if first is None else first, number
+    if last is not None:
+        database.execute(_DELETE, (first, last))
+
+
 def begin_anew(path: Path, error: sqlite3.Error) -> sqlite3.Connection:
     """Set the damaged file aside and begin a new one with what can be read of the old.
 
@@ -81,7 +103,7 @@ def begin_anew(path: Path, error: sqlite3.Error) -> sqlite3.Connection:
     saved = dict(_readable(aside))
     database = _connect(path)
     with database:
-        database.executemany(INSERT, sorted(saved.values()))
+        insert(database, sorted(saved.values()))
     log.error(
         "outbox %s is damaged (%s): kept as %s, and a new one begun with the %d messages that could be read",
         path,
@@ -157,7 +179,7 @@ def delete_on_full_disk(database: sqlite3.Connection, path: Path, numbers: list[
         for start in range(0, len(numbers), 100):
             part = numbers[start : start + 100]
             with database:
-                database.executemany("DELETE FROM outbox WHERE id = ?", [(number,) for number in part])
+                delete(database, part)
             done += part
             database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     except sqlite3.Error as error:

@@ -22,9 +22,9 @@ def correlation(data: bytes) -> bytes:
     return b"\x09" + _sized(data)
 
 
-def user(name: str, value: str) -> bytes:
-    """A name and a value; these carry the CloudEvents attributes."""
-    return b"\x26" + _sized(name.encode()) + _sized(value.encode())
+def user(name: bytes, value: bytes) -> bytes:
+    """A name and a value, in UTF-8; these carry the CloudEvents attributes."""
+    return b"\x26" + _sized(name) + _sized(value)
 
 
 class PublishProperties:

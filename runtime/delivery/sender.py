@@ -25,7 +25,7 @@ from tvau_edge.runtime.verdict import SCHEMA, abridged, marked_late
 
 log = logging.getLogger(__name__)
 
-_AHEAD = 64  # messages read from the outbox at once
+_AHEAD = 256  # messages read from the outbox at once
 _LATE_SECONDS = 5.0  # after which a message counts as late
 _HOLD_SECONDS = (5.0, 300.0)  # before a topic that the broker refused is tried again: at first, at most
 _BARREN = 3  # connections in a row without an acknowledgement, after which a large message is suspected
@@ -35,7 +35,9 @@ _ANSWERS = 100  # answers to commands that may wait
 _PASSING = {0x80, 0x83, 0x87, 0x97}  # unspecified, implementation specific, not authorized, quota exceeded
 _TOO_LARGE = ReasonCode(PacketTypes.DISCONNECT, "Packet too large")
 _JSON = properties.content_type("application/json")
-_CLOUD_EVENT = properties.user("specversion", "1.0") + properties.user("type", SCHEMA.replace("/", "."))
+_CLOUD_EVENT = properties.user(b"specversion", b"1.0") + properties.user(
+    b"type", SCHEMA.replace("/", ".").encode()
+)
 # A quotation mark inside of a JSON string has a backslash before it, so this finds the keys and nothing else.
 _ATTRIBUTES = re.compile(
     rb'"id":"([^"]+)".*?"device":"((?:[^"\\]|\\.)*)","camera":"((?:[^"\\]|\\.)*)","time":"([^"]+)"', re.DOTALL
@@ -97,7 +99,7 @@ class Sender:
         self._seen_connection, self._heard = 0, False  # heard: something was acknowledged on it
         self._sources: dict[bytes, bytes] = {}  # property of each camera
         self._thread = threading.Thread(target=self._send, name="mqtt", daemon=True)
-        outbox.listen(self._news.set)
+        outbox.listen(self._note_put)
 
     def start(self) -> None:
         """Begin to send; whatever is given before waits."""
@@ -160,6 +162,11 @@ class Sender:
         """Take note of the broker's answer to a message; may be called under paho's locks."""
         self._acknowledged.append((packet, reason))
         if not self._news.is_set():
+            self._news.set()
+
+    def _note_put(self) -> None:
+        """Wake the thread, unless the window is full: then an acknowledgement will."""
+        if len(self._in_flight) < self._window and not self._news.is_set():
             self._news.set()
 
     def _send(self) -> None:
@@ -311,10 +318,10 @@ class Sender:
         body = self._sources.get(camera)
         if body is None:
             source = f"urn:tvau:{_unquoted(device)}:{_unquoted(camera)}"
-            body = self._sources[camera] = _JSON + _CLOUD_EVENT + properties.user("source", source)
+            body = self._sources[camera] = _JSON + _CLOUD_EVENT + properties.user(b"source", source.encode())
         if self._config.message_expiry_seconds is not None:
             body += properties.expiry(max(1, self._config.message_expiry_seconds - int(max(age, 0))))
-        return body + properties.user("id", number.decode()) + properties.user("time", moment.decode())
+        return body + properties.user(b"id", number) + properties.user(b"time", moment)
 
     def _publish(
         self,

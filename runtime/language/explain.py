@@ -180,14 +180,20 @@ class Explainer:
         if len(question) > LONGEST_QUESTION:
             raise EvidenceError(f"the question has {len(question)} characters; at most {LONGEST_QUESTION}")
         recent = self._recent.get(event)
+        waited = True
 
         def send(seconds: float) -> tuple[Reply, Tensors]:
             request = self._request("ask", recent, turns=list(recent.turns), question=question)
             reply, tensors = self._exchange(request, recent.tensors, seconds)
-            recent.turns = reply.turns
+            if waited:  # an answer that nobody heard was not said
+                recent.turns = reply.turns
             return reply, tensors
 
-        reply, _ = self._wait_for(send)
+        try:
+            reply, _ = self._wait_for(send)
+        except LanguageModelError:
+            waited = False
+            raise
         return reply.answer or ""
 
     def read_prompts(

@@ -13,12 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from tvau_edge.runtime.delivery import outbox as module
 from tvau_edge.runtime.delivery.outbox import FIRST, Outbox
+from tvau_edge.runtime.delivery.outbox_file import delete, insert, open_file
 from tvau_edge.runtime.errors import OutboxError
 
 WRITER = """
@@ -437,6 +438,56 @@ def test_many_threads_may_put(outbox):
     for thread in range(8):
         mine = [entry.payload for entry in entries if entry.topic == f"camera {thread}"]
         assert mine == [b"%d" % number for number in range(25)]
+
+
+def test_a_put_that_fails_leaves_the_lead_to_the_next(outbox, monkeypatch, eventually):
+    """An error that nobody foresaw ends one `put`; those that wait behind it are written all the same."""
+    commit, entered, go_on = outbox._commit, threading.Event(), threading.Event()
+
+    def fail() -> None:
+        entered.set()
+        go_on.wait()
+        monkeypatch.setattr(outbox, "_commit", commit)
+        raise OutboxError("unforeseen")
+
+    monkeypatch.setattr(outbox, "_commit", fail)
+    failed = []
+
+    def first() -> None:
+        with contextlib.suppress(OutboxError):
+            outbox.put("t", "start", b"first")
+            failed.append("did not fail")
+
+    threads = [threading.Thread(target=first)]
+    threads[0].start()
+    entered.wait()
+    threads += [
+        threading.Thread(target=outbox.put, args=("t", "start", b"%d" % number)) for number in range(3)
+    ]
+    for thread in threads[1:]:
+        thread.start()
+    eventually(lambda: len(outbox._waiting) == 4, "four that wait")
+    go_on.set()
+    for thread in threads:
+        thread.join(30)
+        assert not thread.is_alive()
+    assert not failed
+    assert set(payloads(outbox)) == {b"first", b"0", b"1", b"2"}
+    outbox.put("t", "start", b"last")
+    assert payloads(outbox)[-1] == b"last"
+
+
+@given(st.sets(st.integers(1, 100)))
+@settings(deadline=None)
+def test_what_is_deleted_is_what_was_delivered_and_no_more(numbers):
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        contextlib.closing(open_file(Path(folder) / "o.db")) as database,
+    ):
+        insert(database, [(number, "t", "update", 0.0, b"%d" % number) for number in range(1, 101)])
+        delete(database, numbers)
+        left = {number for (number,) in database.execute("SELECT id FROM outbox")}
+    assert left == set(range(1, 101)) - numbers
 
 
 def test_a_listener_is_told_of_each_message(outbox):

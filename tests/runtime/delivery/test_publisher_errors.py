@@ -1,6 +1,8 @@
 """What the publisher says when there is no broker, or one that refuses us or that we must not trust."""
 
+import contextlib
 import socket
+import ssl
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -145,6 +147,46 @@ def test_mutual_tls(tls_mosquitto, make_publisher, authority):
     # TLS 1.3 tells of a missing client certificate only after the handshake.
     with pytest.raises(BrokerError):
         make_publisher(broker.port, tls={"ca": authority.ca}, connect_seconds=1).start()
+
+
+@pytest.fixture
+def offered(authority) -> Iterator[tuple[int, list[str | None]]]:
+    """A TLS server that takes the ALPN protocol `mqtt`; its port, and what it agreed on with whoever came."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(authority.folder / "good.pem", authority.folder / "good.key")
+    context.set_alpn_protocols(["mqtt"])
+    agreed: list[str | None] = []
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):  # closed: the test is over
+            while True:
+                connection, _ = listener.accept()
+                with (
+                    contextlib.suppress(OSError),
+                    context.wrap_socket(connection, server_side=True) as secure,
+                ):
+                    agreed.append(secure.selected_alpn_protocol())
+                    secure.recv(1000)  # CONNECT; what follows is not MQTT's
+                    secure.sendall(b"\x20\x02\x00\x05")  # CONNACK of MQTT 3.1.1: not authorized
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = threading.Thread(target=serve, daemon=True)
+        server.start()
+        yield listener.getsockname()[1], agreed
+        listener.shutdown(socket.SHUT_RDWR)
+        server.join(10)
+
+
+@pytest.mark.parametrize(
+    ("alpn", "expected"),
+    [(["mqtt"], "mqtt"), (["x-amzn-mqtt-ca", "mqtt"], "mqtt"), (["other"], None), ([], None)],
+)
+def test_the_alpn_protocol_that_is_configured_is_offered(make_publisher, authority, offered, alpn, expected):
+    """Brokers that take MQTT at port 443 tell it from HTTPS by this."""
+    port, agreed = offered
+    publisher = make_publisher(port, protocol="3.1.1", tls={"ca": authority.ca, "alpn": alpn})
+    assert "Not authorized" in message_of(publisher)
+    assert agreed == [expected]
 
 
 @pytest.mark.parametrize("key", ["ca", "certificate"])

@@ -27,8 +27,8 @@ def test_properties_are_those_of_paho(text):
         properties.expiry(77)
         + properties.content_type("image/jpeg")
         + properties.correlation(b"\x00\xff")
-        + properties.user("name", text)
-        + properties.user("other", "1")
+        + properties.user(b"name", text.encode())
+        + properties.user(b"other", b"1")
     )
     assert ours.pack() == theirs.pack()
 

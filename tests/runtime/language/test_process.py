@@ -11,8 +11,13 @@ from uuid import uuid4
 import numpy as np
 import pytest
 
+from tvau_edge.runtime.bundle import Bundle
+from tvau_edge.runtime.detection.rae import Rae
+from tvau_edge.runtime.detection.trigger import Window
+from tvau_edge.runtime.detection.vision import Evidence
 from tvau_edge.runtime.errors import LanguageModelError
 from tvau_edge.runtime.language import process as language_process
+from tvau_edge.runtime.language.explain import Explainer, Patience
 from tvau_edge.runtime.language.messages import Reply, Request, pack, unpack
 from tvau_edge.runtime.language.process import LanguageProcess
 from tvau_edge.runtime.language.server import LanguageServer, LanguageSettings
@@ -190,3 +195,90 @@ def _child_of(parent):
     with open(f"/proc/{parent}/task/{parent}/children") as file:
         (child,) = file.read().split()
     return int(child)
+
+
+@pytest.fixture
+def explained(process, talking_bundle):
+    """An explainer over `process`, its two events, and what it told of the first."""
+    rae = Rae.open(Bundle.open(talking_bundle), threads=1)
+    told, first, second = [], uuid4(), uuid4()
+    explainer = Explainer(rae, process, told.append, CHECKPOINT, patience=Patience(question=60.0))
+    explainer.submit(first, _window(1))
+    while not told:
+        time.sleep(0.01)
+    yield explainer, first, second, told
+    explainer.close(finish=False)
+    rae.close()
+
+
+def _window(seed):
+    generator = np.random.default_rng(seed)
+    return Window(
+        tuple(
+            Evidence(
+                "door",
+                k,
+                k / 2,
+                1000 + k / 2,
+                generator.normal(0, 1, (2, 4, 6)).astype(np.float32),
+                np.zeros((4, 6), np.float32),
+                0.5,
+                generator.normal(0, 0.3, (6, 64)).astype(np.float32),
+            )
+            for k in range(3)
+        )
+    )
+
+
+@pytest.fixture
+def restart(process, monkeypatch):
+    """Restarts wait for `go_on` after they have set `begun`."""
+    real, begun, go_on = process._restart, threading.Event(), threading.Event()
+
+    def slow():
+        begun.set()
+        assert go_on.wait(60)
+        real()
+
+    monkeypatch.setattr(process, "_restart", slow)
+    yield begun, go_on
+    go_on.set()
+
+
+def _kill(process):
+    os.kill(process.pid, signal.SIGKILL)
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+
+
+def test_a_question_in_the_middle_of_a_restart_is_answered_after_it(process, explained, restart):
+    (explainer, first, second, told), (begun, go_on) = explained, restart
+    _kill(process)
+    explainer.submit(second, _window(2))  # finds it gone and starts it anew
+    assert begun.wait(60)
+    answers = []
+    asking = threading.Thread(target=lambda: answers.append(explainer.ask(first, "And why?")))
+    asking.start()
+    asking.join(0.3)
+    assert not answers
+    go_on.set()
+    asking.join(60)
+    assert answers
+    assert answers[0]
+    while len(told) < 2:  # the event is explained too
+        time.sleep(0.01)
+    assert process.restarts == 1
+
+
+def test_a_question_does_not_wait_for_a_restart_that_takes_too_long(process, explained, restart):
+    (explainer, first, _, _), (begun, go_on) = explained, restart
+    _kill(process)
+    explainer._patience = Patience(question=0.2)
+    with pytest.raises(LanguageModelError, match=r"did not come to it in 0\.2 s; ask again later"):
+        explainer.ask(first, "And why?")
+    assert begun.is_set()
+    explainer._patience = Patience(question=60.0)
+    before = [turn.question for turn in explainer._recent.get(first).turns]
+    go_on.set()
+    assert explainer.ask(first, "And now?")
+    # What was given up is not part of what was said.
+    assert [turn.question for turn in explainer._recent.get(first).turns] == [*before, "And now?"]

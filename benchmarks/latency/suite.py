@@ -9,7 +9,7 @@ from tvau_edge.benchmarks.latency.errors import BenchError
 from tvau_edge.benchmarks.latency.job import Case
 from tvau_edge.benchmarks.latency.worker import PEERS
 from tvau_edge.runtime.bundle import Bundle
-from tvau_edge.runtime.detection.vision import choose_graph
+from tvau_edge.runtime.detection.vision import choose_graph, runs_on
 from tvau_edge.runtime.manifest import GraphFile
 
 MULTI_STREAM = 8  # samples per query, as MLPerf Inference has it
@@ -65,7 +65,7 @@ def cases(
             group="vision SingleStream",
             backend=backend,
         ),
-        *_rae(bundle),
+        *_rae(bundle, backend),
     ]
     found += _language(bundle)
     found += [
@@ -181,7 +181,10 @@ def _vision_peers(graphs: list[GraphFile], checkpoint: Path | None) -> list[Case
     return peers
 
 
-def _rae(bundle: Bundle) -> list[Case]:
+def _rae(bundle: Bundle, backend: str) -> list[Case]:
+    graphs = list(bundle.manifest.rae)
+    if all(graph.backend != backend for graph in graphs) and any(runs_on(backend, graph) for graph in graphs):
+        graphs.insert(0, choose_graph(graphs, backend, "auto"))  # another back end that runs the same file
     return [
         Case(
             measure="rae",
@@ -191,7 +194,7 @@ def _rae(bundle: Bundle) -> list[Case]:
             file=graph.file,
             backend=graph.backend,
         )
-        for graph in bundle.manifest.rae
+        for graph in graphs
     ]
 
 

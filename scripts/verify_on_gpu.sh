@@ -4,12 +4,15 @@
 #     scripts/verify_on_gpu.sh BUNDLE VIDEO [OUT.json]
 #
 # Wants tvau-edge with TensorRT 10.3 to 11.x in the Python that runs it (PYTHON, default python3), an NVIDIA driver,
-# and CUDA's runtime. Writes one JSON with the engines, the agreement and the latency; exit status 1 when something
-# does not agree. Engines go to a folder of their own, so nothing that is there is used or lost.
+# and CUDA's runtime. Writes OUT.json, a run that `tvau bench report` and `compare` read (schema tvau.bench/1, vision and
+# RAE, TensorRT beside the bundle's other graphs), and OUT.agreement.json with the engines and how they agree with
+# ONNX Runtime; exit status 1 when something does not agree. Engines go to a folder of their own, so nothing that is
+# there is used or lost. BATCH (default 4) is the engines' largest batch: rows of 8 and 16 patches need 16, and memory
+# for them. ROUNDS: fresh processes per row, default 5.
 set -euo pipefail
 
 if [ $# -lt 2 ]; then
-    sed -n '2,9s/^# \{0,1\}//p' "$0"
+    sed -n '2,13s/^# \{0,1\}//p' "$0"
     exit 2
 fi
 bundle=$1 video=$2 out=${3:-verify_on_gpu.json}
@@ -44,14 +47,16 @@ PYTHON
 fi
 
 export TVAU_ENGINES=$work/engines
-"$python" -m tvau_edge.runtime.cli engines build "$bundle" --json "$work/engines.json"
+"$python" -m tvau_edge.runtime.cli engines build "$bundle" --batch "${BATCH:-4}" --json "$work/engines.json"
 status=0
 "$python" "$here/compare_backends.py" "$bundle" "$video" --json "$work/comparison.json" || status=$?
-"$python" - "$work/engines.json" "$work/comparison.json" "$out" <<'PYTHON'
+"$python" - "$work/engines.json" "$work/comparison.json" "${out%.json}.agreement.json" <<'PYTHON'
 import json, sys
 engines, comparison, out = sys.argv[1:]
 with open(engines) as a, open(comparison) as b, open(out, "w") as file:
     json.dump({"schema": "tvau.gpu/1", "engines": json.load(a), "comparison": json.load(b)}, file, indent=2)
 print(f"{out} written")
 PYTHON
+"$python" -m tvau_edge.runtime.cli bench "$bundle" --backend tensorrt --source "$video" --only vision,RAE \
+    --rounds "${ROUNDS:-5}" --out "$out"
 exit $status

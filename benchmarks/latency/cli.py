@@ -66,7 +66,7 @@ def bench(
         typer.Option(help="That the bundle was made from: torch is then measured too, where installed."),
     ] = None,
     backend: Annotated[
-        str, typer.Option(help="Of the vision graph that is ours: auto, onnxruntime, openvino.")
+        str, typer.Option(help="Of the graphs that are ours: auto, onnxruntime, openvino, tensorrt.")
     ] = "auto",
     threads: Annotated[int | None, typer.Option(help="CPU threads of each stage.", min=1)] = None,
     only: Annotated[str, typer.Option(help="Stages, comma between them, such as vision,dialogue.")] = "",

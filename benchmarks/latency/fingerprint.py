@@ -12,7 +12,17 @@ from tvau_edge.devices.host import usable_cores
 
 Fingerprint = dict[str, bool | str | int | float | list[str] | dict[str, str]]
 
-LIBRARIES = ("tvau-edge", "numpy", "onnxruntime", "openvino", "llama-cpp-python", "torch", "av", "paho-mqtt")
+LIBRARIES = (
+    "tvau-edge",
+    "numpy",
+    "onnxruntime",
+    "openvino",
+    "tensorrt",
+    "llama-cpp-python",
+    "torch",
+    "av",
+    "paho-mqtt",
+)
 # CPU features that decide which kernels a back end has.
 FEATURES = {
     *(

@@ -9,7 +9,7 @@ from tvau_edge.benchmarks.latency.errors import BenchError
 from tvau_edge.benchmarks.latency.job import Case
 from tvau_edge.benchmarks.latency.worker import PEERS
 from tvau_edge.runtime.bundle import Bundle
-from tvau_edge.runtime.detection.choice import Choice, choose_graph
+from tvau_edge.runtime.detection.choice import Choice, choose_graph, runs_on
 from tvau_edge.runtime.manifest import GraphFile
 
 MULTI_STREAM = 8  # samples per query, as MLPerf Inference has it
@@ -65,7 +65,7 @@ def cases(
             group="vision SingleStream",
             backend=backend,
         ),
-        *_rae(bundle),
+        *_rae(bundle, backend),
     ]
     found += _language(bundle)
     found += [
@@ -184,7 +184,13 @@ def _vision_peers(checkpoint: Path | None) -> list[Case]:
     return peers
 
 
-def _rae(bundle: Bundle) -> list[Case]:
+def _rae(bundle: Bundle, backend: str) -> list[Case]:
+    files = bundle.manifest.rae
+    graphs = [Choice(graph.backend, graph.precision, graph.file) for graph in files]
+    if all(graph.backend != backend for graph in files) and any(runs_on(backend, graph) for graph in files):
+        graphs.insert(
+            0, choose_graph(files, backend, "auto", "rae")
+        )  # another back end that runs the same file
     return [
         Case(
             measure="rae",
@@ -194,7 +200,7 @@ def _rae(bundle: Bundle) -> list[Case]:
             file=graph.file,
             backend=graph.backend,
         )
-        for graph in bundle.manifest.rae
+        for graph in graphs
     ]
 
 

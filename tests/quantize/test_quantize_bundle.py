@@ -10,8 +10,9 @@ from tvau_edge.quantize import bundle as quantizing
 from tvau_edge.quantize.bundle import KEY, Options, quantize_bundle
 from tvau_edge.quantize.errors import GateError, QuantizeError
 from tvau_edge.quantize.gate import Limits
+from tvau_edge.quantize.tensorrt_check import check
 from tvau_edge.runtime.bundle import Bundle
-from tvau_edge.runtime.detection.vision import Vision
+from tvau_edge.runtime.detection.vision import Vision, runs_on
 
 IMPOSSIBLE = Limits(disagreement=-0.5)
 
@@ -102,6 +103,11 @@ def test_all_targets_and_a_language_model_in_one_bundle(float_bundle, options, t
         "openvino int8",
     }
     assert outcome.report["graphs"]["vision.trt.fp16.onnx"]["agreement"] >= 0.999
+    # Every graph of this bundle that TensorRT is given, read from where it lies now.
+    given = [graph.file for graph in (*manifest.vision, *manifest.rae) if runs_on("tensorrt", graph)]
+    assert {"vision.trt.fp16.onnx", "vision.trt.int8.onnx", "vision.onnx", "rae.onnx"} <= set(given)
+    for file in given:
+        assert {finding.severity for finding in check(tmp_path / "small" / file)} <= {"note"}, file
     assert outcome.report["language"]["q4_k_m"]["importance"]
     text = (tmp_path / "small" / "quantization.txt").read_text()
     assert "0 findings" in text

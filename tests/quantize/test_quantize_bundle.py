@@ -12,7 +12,8 @@ from tvau_edge.quantize.errors import GateError, QuantizeError
 from tvau_edge.quantize.gate import Limits
 from tvau_edge.quantize.tensorrt_check import check
 from tvau_edge.runtime.bundle import Bundle
-from tvau_edge.runtime.detection.vision import Vision, runs_on
+from tvau_edge.runtime.detection.choice import runs_on
+from tvau_edge.runtime.detection.vision import Vision
 
 IMPOSSIBLE = Limits(disagreement=-0.5)
 

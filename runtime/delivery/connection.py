@@ -67,6 +67,12 @@ def take_back(client: mqtt.Client, packet: int) -> None:
         client._out_messages.pop(packet, None)
 
 
+def take_back_all(client: mqtt.Client) -> None:
+    """Have paho forget all messages that were not acknowledged, so that none is sent anew."""
+    with client._out_message_mutex:
+        client._out_messages.clear()
+
+
 def connect(client: mqtt.Client, config: BrokerConfig) -> str | None:
     """Open the connection; what the broker answers comes later.
 

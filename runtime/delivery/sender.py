@@ -18,7 +18,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from tvau_edge.runtime.broker_config import BrokerConfig
 from tvau_edge.runtime.delivery import properties
-from tvau_edge.runtime.delivery.connection import advised, take_back
+from tvau_edge.runtime.delivery.connection import advised, take_back, take_back_all
 from tvau_edge.runtime.delivery.outbox import FIRST, Entry, Outbox
 from tvau_edge.runtime.delivery.properties import PublishProperties
 from tvau_edge.runtime.verdict import SCHEMA, abridged, marked_late
@@ -79,11 +79,13 @@ class Sender:
         self.stuck = 0  # messages that wait although we could send
         # Shared with other threads:
         self._guard = threading.Lock()  # of the retained messages
+        self._turn = threading.Lock()  # no verdict goes to a connection that the thread does not know of yet
         self._retained: dict[str, _Retained] = {}
         self._answers: deque[tuple[str, bytes, bytes | None]] = deque()  # topic, payload, correlation
         self._acknowledged: deque[tuple[int, ReasonCode]] = deque()  # packet ids
         self._news = threading.Event()
         self._connected = threading.Event()
+        self._taken_back = threading.Event()  # paho has forgotten all that was in flight
         self._connection = 0  # how often we were connected
         self._window, self._most_bytes = config.in_flight, config.max_packet_bytes
         self._stopping = threading.Event()
@@ -146,12 +148,21 @@ class Sender:
             self._news.set()
 
     def connect(self, window: int, most_bytes: int | None) -> None:
-        """Take note that the broker has accepted us, with so many messages on their way and bytes of a packet."""
-        self._window = min(self._config.in_flight, window)
-        limits = [limit for limit in (self._config.max_packet_bytes, most_bytes) if limit is not None]
-        self._most_bytes = min(limits, default=None)
-        self._connection += 1
-        self._connected.set()
+        """Take note that the broker has accepted us, with so many messages on their way and bytes of a packet.
+
+        Called before paho sends anew what was not acknowledged. After several connections on which nothing was, it
+        is not to: one of these messages may be what the broker cuts us off for, and those behind it would overtake
+        what takes its place.
+        """
+        with self._turn:
+            if self._connection and self.barren + 1 >= _BARREN and not self._heard and not self._acknowledged:
+                take_back_all(self._client)
+                self._taken_back.set()
+            self._window = min(self._config.in_flight, window)
+            limits = [limit for limit in (self._config.max_packet_bytes, most_bytes) if limit is not None]
+            self._most_bytes = min(limits, default=None)
+            self._connection += 1
+            self._connected.set()
         self._news.set()
 
     def disconnect(self) -> None:
@@ -197,8 +208,11 @@ class Sender:
             with self._guard:
                 for kept in self._retained.values():
                     kept.told = False
-            if self.barren >= _BARREN:
-                self._suspect(next(iter(self._in_flight)))
+            if self._taken_back.is_set():
+                self._taken_back.clear()
+                if self.barren >= _BARREN:
+                    self._suspect(next(iter(self._in_flight)))
+                self._forget_flight()
             self._older = set(self._in_flight)
         sent = self._tell_retained()
         if not stopping:
@@ -207,6 +221,14 @@ class Sender:
             if not self._older:
                 sent = self._tell_verdicts(connection) or sent
         return sent
+
+    def _forget_flight(self) -> None:
+        """Begin anew with all that was in flight, in order."""
+        for kept in self._retained.values():
+            kept.packet = None
+        self._in_flight.clear()
+        self._flying.clear()
+        self._rewind()
 
     def _suspect(self, packet: int) -> None:
         """Do not send a large message anew, as it is, to a broker that cuts the connection each time that it comes.
@@ -270,13 +292,17 @@ class Sender:
             self._rewind()
         sent = False
         # A new connection has to see to older messages first; paho waits before it makes one.
-        while self._room() > 0 and self._connected.is_set() and self._connection == connection:
+        while self._room() > 0:
             entry = self._next()
             if entry is None:
                 self.stuck = 0 if self._in_flight else len(self._outbox)
                 break
             self.stuck = 0
-            self._tell_verdict(entry)
+            with self._turn:
+                if not self._connected.is_set() or self._connection != connection:
+                    self._rewind()
+                    break
+                self._tell_verdict(entry)
             sent = True
         return sent
 

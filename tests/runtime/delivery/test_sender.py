@@ -70,15 +70,16 @@ def test_a_limit_that_the_broker_tells_only_by_cutting_the_connection(
     publisher = make_publisher(broker.port)
     publisher.start()
     publisher.publish_verdict(large(make_verdict(0), 5000))
-    publisher.publish_verdict(make_verdict(1))
-    first, second = subscriber.wait(VERDICTS, 2)
-    assert json.loads(first.payload)["abridged"]
-    assert not json.loads(second.payload)["abridged"]
+    for sequence in range(1, 3):
+        publisher.publish_verdict(make_verdict(sequence))
+    messages = [json.loads(message.payload) for message in subscriber.wait(VERDICTS, 3)]
+    assert [message["sequence"] for message in messages] == list(range(3))
+    assert [message["abridged"] for message in messages] == [True, False, False]
     eventually(lambda: len(outbox) == 0, "an empty outbox")
     assert "broker.max_packet_bytes" in caplog.text
     publisher.publish_heatmap("door", b"x" * 6000)
-    publisher.publish_verdict(make_verdict(2))
-    subscriber.wait(VERDICTS, 3)
+    publisher.publish_verdict(make_verdict(3))
+    subscriber.wait(VERDICTS, 4)
     eventually(lambda: "6000 bytes on tvau/box/door/heatmap" in caplog.text, "a word about the picture")
 
 

@@ -105,12 +105,23 @@ class Overlay:
         answers = self.timeline.answers.get(moment.event, {}) if moment.event else {}
         lines = [f"anomaly: {answers['anomaly']}"] if "anomaly" in answers else ["anomaly"]
         lines += [f"{label}: {answers[key]}" for key, label in _QUESTIONS if key in answers]
-        tall = 8 * unit + 15 * unit * ((len(lines) + 1) // 2 if len(lines) > 1 else 1)
-        pen.rectangle((0, 0, width, tall), fill=(150, 24, 24, 190))
-        # Who is long, from and to are short: two columns.
-        for number, line in enumerate(lines):
-            place = (6 * unit + (number % 2) * width * 0.36, 4 * unit + (number // 2) * 15 * unit)
-            pen.text(place, _fit(line, 70), fill=(255, 255, 255), font=_font(12 * unit))
+        font = _font(12 * unit)
+        rows: list[list[str]] = []
+        for line in (_fit(line, 70) for line in lines):
+            # Two lines share a row where each fits into half of it.
+            if rows and len(rows[-1]) == 1 and all(_narrow(pen, it, font, width) for it in (*rows[-1], line)):
+                rows[-1].append(line)
+            else:
+                rows.append([line])
+        pen.rectangle((0, 0, width, (8 + 15 * len(rows)) * unit), fill=(150, 24, 24, 190))
+        for row, shared in enumerate(rows):
+            for column, line in enumerate(shared):
+                place = 6 * unit + column * width / 2, (4 + 15 * row) * unit
+                pen.text(place, line, fill=(255, 255, 255), font=font)
+
+
+def _narrow(pen: Any, line: str, font: Any, width: int) -> bool:
+    return bool(pen.textlength(line, font) < 0.48 * width)
 
 
 def _fit(text: str, most: int) -> str:

@@ -1,11 +1,12 @@
 import errno
 import sys
+from itertools import pairwise
 from uuid import uuid4
 
 import av
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from tvau_edge.runtime.cameras.source import Source
 from tvau_edge.runtime.detection import overlay as module
@@ -101,6 +102,36 @@ def test_an_event_has_a_banner_and_its_answers(monkeypatch):
     line.explain(EVENT, {"anomaly": "Yes.", "target": "a very long " * 20, "motion": "runs", "to": "[right]"})
     told = Overlay(line, 0.5).draw(grey(640, 480), 1.0)
     assert np.any(told[20:40] != plain[20:40])
+
+
+class Noting:
+    """An ImageDraw that notes where each text begins and ends."""
+
+    def __init__(self, size):
+        self.pen, self.texts = ImageDraw.Draw(Image.new("RGB", size)), []
+
+    def rectangle(self, *_, **__):
+        pass
+
+    def textlength(self, line, font):
+        return self.pen.textlength(line, font)
+
+    def text(self, place, line, *, fill, font):
+        self.texts.append((place[1], place[0], place[0] + self.pen.textlength(line, font)))
+
+
+@pytest.mark.parametrize("who", ["A dog.", "The target is a person in a purple jacket and brown trousers."])
+def test_answers_never_lie_over_each_other(who):
+    line = timeline()
+    does = "It is seen running injured along the footpath."
+    line.explain(
+        EVENT, {"anomaly": "Yes.", "target": who, "motion": does, "from": "From the left.", "to": "Away."}
+    )
+    pen = Noting((640, 360))
+    Overlay(line, 0.5)._draw_banner(pen, Moment(1.0, heat_at(0, 3), 0.9, EVENT), 640, 1.0)
+    assert len(pen.texts) == 5
+    for (row, _, end), (next_row, start, _) in pairwise(pen.texts):
+        assert next_row > row or start >= end
 
 
 def test_record_writes_every_frame_with_its_stamp(clip, tmp_path):

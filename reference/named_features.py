@@ -9,7 +9,8 @@ from torch import Tensor
 
 from tvau_edge.reference.anomalies import ABNORMAL, TRAINING
 from tvau_edge.reference.miniature import Networks, Sequences
-from tvau_edge.reference.prompts import CLASS_PROMPTS, levels
+from tvau_edge.reference.prompts import CLASS_PROMPTS
+from tvau_edge.runtime.language.class_prompts import nested
 
 _NUMBERS = np.array([1 + list(ABNORMAL).index(name) for name in TRAINING], np.uint8)
 _MOST = 3  # behaviours that are named together
@@ -43,7 +44,7 @@ class ClassFeatures:
                 means.append(hidden.last_hidden_state[0].mean(0))
             return torch.stack(means).mean(0)
 
-        behaviours = torch.stack([mean(levels(behaviour)) for behaviour in TRAINING.values()])
+        behaviours = torch.stack([mean(nested(behaviour)) for behaviour in TRAINING.values()])
         return cls(mean(CLASS_PROMPTS["normal"]), behaviours)
 
     def all(self) -> Tensor:

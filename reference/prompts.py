@@ -4,6 +4,7 @@ They name what the training split shows. What the other splits show has to be to
 """
 
 from tvau_edge.reference.anomalies import TRAINING
+from tvau_edge.runtime.language.class_prompts import nested
 
 _NORMAL = (
     "a person walking on the footpath",
@@ -16,16 +17,7 @@ _NORMAL = (
 )
 
 
-def levels(behaviour: str) -> list[str]:
-    """The three prompts made of one behaviour."""
-    return [
-        behaviour,
-        f"surveillance video of {behaviour}",
-        f"A short surveillance clip where {behaviour} occurs.",
-    ]
-
-
 CLASS_PROMPTS: dict[str, list[str]] = {
-    "normal": [prompt for behaviour in _NORMAL for prompt in levels(behaviour)],
-    "abnormal": [prompt for behaviour in TRAINING.values() for prompt in levels(behaviour)],
+    "normal": [prompt for behaviour in _NORMAL for prompt in nested(behaviour)],
+    "abnormal": [prompt for behaviour in TRAINING.values() for prompt in nested(behaviour)],
 }

@@ -61,15 +61,9 @@ def spread_reconnects(client: mqtt.Client, barren: int = 0) -> None:
     client.reconnect_delay_set(shortest, longest)  # type: ignore[arg-type]  # any number of seconds will do
 
 
-def take_back(client: mqtt.Client, packet: int) -> None:
-    """Have paho forget a message that was not acknowledged, so that it is not sent anew."""
-    with client._out_message_mutex:  # there is no public way
-        client._out_messages.pop(packet, None)
-
-
 def take_back_all(client: mqtt.Client) -> None:
     """Have paho forget all messages that were not acknowledged, so that none is sent anew."""
-    with client._out_message_mutex:
+    with client._out_message_mutex:  # there is no public way
         client._out_messages.clear()
 
 

@@ -18,7 +18,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from tvau_edge.runtime.broker_config import BrokerConfig
 from tvau_edge.runtime.delivery import properties
-from tvau_edge.runtime.delivery.connection import advised, take_back, take_back_all
+from tvau_edge.runtime.delivery.connection import advised, take_back_all
 from tvau_edge.runtime.delivery.outbox import FIRST, Entry, Outbox
 from tvau_edge.runtime.delivery.properties import PublishProperties
 from tvau_edge.runtime.verdict import SCHEMA, abridged, marked_late
@@ -249,14 +249,10 @@ class Sender:
             topic,
             "abridged" if number is not None else "not sent again",
         )
-        take_back(self._client, packet)
-        del self._in_flight[packet]
         if number is not None:
-            self._flying.discard(number)
             self._abridge.add(number)
-            self._rewind()
         elif kept is not None:
-            kept.packet, kept.told = None, True
+            kept.told = True
 
     def _room(self) -> int:
         return self._window - len(self._in_flight)

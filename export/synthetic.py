@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from tvau_edge.export.checkpoint import PromptSets, Shape, TvauConfig, model_shapes
 from tvau_edge.export.model.ahd import AHDConfig, AnomalyHeatmapDecoder
-from tvau_edge.export.model.prompts import TextConfig, nested_prompts
+from tvau_edge.export.model.prompts import TextConfig
 from tvau_edge.export.model.rae import RAEConfig, RegionAwareEncoder
 from tvau_edge.export.model.vision import VisionConfig
 from tvau_edge.export.tensors import TensorWriter
+from tvau_edge.runtime.language.class_prompts import nested
 from tvau_edge.runtime.manifest import Geometry, Question, Thresholds
 
 OUTLIERS = (80.0, 150.0, 400.0)  # how much the gate and up rows of three MLP channels are scaled
@@ -151,7 +152,7 @@ def write_tvau(folder: Path, widths: Widths, clip: Geometry, seed: int = 0) -> N
         taps=taps,
         base_tokens=widths.rae.base_tokens,
         class_prompts=PromptSets(
-            normal=list(nested_prompts("a person walking")), abnormal=list(nested_prompts("a person jumping"))
+            normal=list(nested("a person walking")), abnormal=list(nested("a person jumping"))
         ),
         thresholds=Thresholds(open=0.6, close=0.4),
         system_prompt="You watch a surveillance camera.",
@@ -172,7 +173,7 @@ def write_tokenizer(folder: Path) -> Tokenizer:
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    words = [*QUESTIONS.values(), *nested_prompts("a person walking"), *nested_prompts("a person jumping")]
+    words = [*QUESTIONS.values(), *nested("a person walking"), *nested("a person jumping")]
     words += ["system", "user", "assistant", "You watch a surveillance camera.", "Yes", "No"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet, show_progress=False)

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tvau_edge.export.model.prompts import mean
 from tvau_edge.reference.anomalies import ABNORMAL, TRAINING
 from tvau_edge.reference.miniature import Networks, Sequences
 from tvau_edge.reference.prompts import CLASS_PROMPTS
@@ -35,17 +36,14 @@ class ClassFeatures:
         language = networks.language.model.language_model
         embed = networks.language.get_input_embeddings()
 
-        def mean(prompts: Sequence[str]) -> Tensor:
-            means = []
-            for prompt in prompts:
-                ids = torch.tensor([sequences.encode(prompt)], device=embed.weight.device)
-                positions = torch.arange(ids.shape[1], device=ids.device).expand(3, 1, -1)
-                hidden = language(inputs_embeds=embed(ids), position_ids=positions, use_cache=False)
-                means.append(hidden.last_hidden_state[0].mean(0))
-            return torch.stack(means).mean(0)
+        def states(prompt: str) -> Tensor:
+            ids = torch.tensor([sequences.encode(prompt)], device=embed.weight.device)
+            positions = torch.arange(ids.shape[1], device=ids.device).expand(3, 1, -1)
+            hidden = language(inputs_embeds=embed(ids), position_ids=positions, use_cache=False)
+            return hidden.last_hidden_state[0]  # [L, D]
 
-        behaviours = torch.stack([mean(nested(behaviour)) for behaviour in TRAINING.values()])
-        return cls(mean(CLASS_PROMPTS["normal"]), behaviours)
+        behaviours = torch.stack([mean(map(states, nested(behaviour))) for behaviour in TRAINING.values()])
+        return cls(mean(map(states, CLASS_PROMPTS["normal"])), behaviours)
 
     def all(self) -> Tensor:
         """The features [2, D] of the checkpoint's class prompts: normal, abnormal."""

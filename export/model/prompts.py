@@ -220,14 +220,3 @@ def class_features(
 def mean(states: Iterable[Tensor]) -> Tensor:
     """The mean over prompts of the mean over tokens: tensors [L_p, D] -> [D]."""
     return torch.stack([state.mean(dim=0) for state in states]).mean(dim=0)  # [D]
-
-
-def nested_prompts(behaviour: str) -> tuple[str, str, str]:
-    """A behaviour at the paper's three nested levels: word, phrase, sentence.
-
-    Example:
-        >>> nested_prompts("person jumping")[1]
-        'surveillance video of person jumping'
-    """
-    word = " ".join(behaviour.split())
-    return word, f"surveillance video of {word}", f"A short surveillance clip where {word} occurs."

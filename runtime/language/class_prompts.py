@@ -55,11 +55,8 @@ def nested(behaviour: str) -> tuple[str, str, str]:
         >>> nested("person jumping")[1]
         'surveillance video of person jumping'
     """
-    return (
-        behaviour,
-        f"surveillance video of {behaviour}",
-        f"A short surveillance clip where {behaviour} occurs.",
-    )
+    word = " ".join(behaviour.split())
+    return word, f"surveillance video of {word}", f"A short surveillance clip where {word} occurs."
 
 
 def levels(kind: str, behaviours: Sequence[str]) -> tuple[str, ...]:

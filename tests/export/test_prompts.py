@@ -3,7 +3,7 @@ import torch
 
 from tvau_edge.export.checkpoint import Checkpoint
 from tvau_edge.export.errors import CheckpointError
-from tvau_edge.export.model.prompts import TextConfig, class_features, hidden_states, nested_prompts
+from tvau_edge.export.model.prompts import TextConfig, class_features, hidden_states
 
 PROMPTS = [[5, 300, 17, 44, 44, 2, 260], [9], [399, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13]]
 
@@ -71,14 +71,6 @@ def test_the_checkpoint_reads_its_own_prompts_or_others(checkpoint):
 def test_a_class_without_words_is_refused(checkpoint, normal, abnormal):
     with pytest.raises(CheckpointError, match="prompt"):
         checkpoint.class_features(normal, abnormal)
-
-
-def test_three_nested_levels():
-    assert nested_prompts("person  jumping\n") == (
-        "person jumping",
-        "surveillance video of person jumping",
-        "A short surveillance clip where person jumping occurs.",
-    )
 
 
 def test_published_configurations_are_read():

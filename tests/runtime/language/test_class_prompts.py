@@ -325,3 +325,11 @@ def test_the_verb(bundle, tmp_path):
     os.truncate(tmp_path / "tvau-prompts.safetensors", 5)
     assert "tvau prompts reset" in " ".join(tvau("show", *config).stderr.split())
     assert "version 0" in tvau("reset", *config).stdout
+
+
+def test_three_nested_levels():
+    assert nested("person  jumping\n") == (
+        "person jumping",
+        "surveillance video of person jumping",
+        "A short surveillance clip where person jumping occurs.",
+    )

@@ -5,11 +5,10 @@ from uuid import uuid4
 
 import numpy as np
 import pytest
+from drawn_evidence import CHECKPOINT, window
 
 from tvau_edge.runtime.bundle import Bundle
 from tvau_edge.runtime.detection.rae import Rae
-from tvau_edge.runtime.detection.trigger import Window
-from tvau_edge.runtime.detection.vision import Evidence
 from tvau_edge.runtime.errors import EvidenceError, LanguageModelError
 from tvau_edge.runtime.language.dialogue import Dialogue, context_needed
 from tvau_edge.runtime.language.explain import Explainer, Patience
@@ -17,33 +16,12 @@ from tvau_edge.runtime.language.llama import LanguageModel
 from tvau_edge.runtime.language.messages import Reply, Request, halved, pack, unpack
 from tvau_edge.runtime.language.server import LanguageServer, LanguageSettings
 
-CHECKPOINT = "0" * 64  # of the bundle that finds red
-
 
 def eventually(condition):
     end = time.monotonic() + 30
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.01)
-
-
-def window(seed=0, patches=3):
-    generator = np.random.default_rng(seed)
-    return Window(
-        tuple(
-            Evidence(
-                "door",
-                k,
-                k / 2,
-                1000 + k / 2,
-                generator.normal(0, 1, (2, 4, 6)).astype(np.float32),
-                np.zeros((4, 6), np.float32),
-                0.5,
-                generator.normal(0, 0.3, (6, 64)).astype(np.float32),
-            )
-            for k in range(patches)
-        )
-    )
 
 
 @pytest.fixture(scope="module")

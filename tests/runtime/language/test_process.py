@@ -8,31 +8,17 @@ import threading
 import time
 from uuid import uuid4
 
-import numpy as np
 import pytest
+from drawn_evidence import CHECKPOINT, request, window
 
 from tvau_edge.runtime.bundle import Bundle
 from tvau_edge.runtime.detection.rae import Rae
-from tvau_edge.runtime.detection.trigger import Window
-from tvau_edge.runtime.detection.vision import Evidence
 from tvau_edge.runtime.errors import LanguageModelError
 from tvau_edge.runtime.language import process as language_process
 from tvau_edge.runtime.language.explain import Explainer, Patience
-from tvau_edge.runtime.language.messages import Reply, Request, pack, unpack
+from tvau_edge.runtime.language.messages import Reply, unpack
 from tvau_edge.runtime.language.process import LanguageProcess
 from tvau_edge.runtime.language.server import LanguageServer, LanguageSettings
-
-CHECKPOINT = "0" * 64
-
-
-def request(seed=0, **more):
-    generator = np.random.default_rng(seed)
-    tensors = {
-        "p_v": generator.normal(0, 0.3, (3, 6, 64)).astype(np.float16),
-        "p_an": generator.normal(0, 0.3, (24, 64)).astype(np.float16),
-    }
-    values = {"kind": "explain", "checkpoint": CHECKPOINT, "event": uuid4(), **more}
-    return pack(Request.model_validate(values), tensors)
 
 
 @pytest.fixture(scope="module")
@@ -203,31 +189,12 @@ def explained(process, talking_bundle):
     rae = Rae.open(Bundle.open(talking_bundle), threads=1)
     told, first, second = [], uuid4(), uuid4()
     explainer = Explainer(rae, process, told.append, CHECKPOINT, patience=Patience(question=60.0))
-    explainer.submit(first, _window(1))
+    explainer.submit(first, window(1))
     while not told:
         time.sleep(0.01)
     yield explainer, first, second, told
     explainer.close(finish=False)
     rae.close()
-
-
-def _window(seed):
-    generator = np.random.default_rng(seed)
-    return Window(
-        tuple(
-            Evidence(
-                "door",
-                k,
-                k / 2,
-                1000 + k / 2,
-                generator.normal(0, 1, (2, 4, 6)).astype(np.float32),
-                np.zeros((4, 6), np.float32),
-                0.5,
-                generator.normal(0, 0.3, (6, 64)).astype(np.float32),
-            )
-            for k in range(3)
-        )
-    )
 
 
 @pytest.fixture
@@ -253,7 +220,7 @@ def _kill(process):
 def test_a_question_in_the_middle_of_a_restart_is_answered_after_it(process, explained, restart):
     (explainer, first, second, told), (begun, go_on) = explained, restart
     _kill(process)
-    explainer.submit(second, _window(2))  # finds it gone and starts it anew
+    explainer.submit(second, window(2))  # finds it gone and starts it anew
     assert begun.wait(60)
     answers = []
     asking = threading.Thread(target=lambda: answers.append(explainer.ask(first, "And why?")))

@@ -9,30 +9,17 @@ from uuid import uuid4
 import numpy as np
 import paho.mqtt.client as mqtt
 import pytest
+from drawn_evidence import CHECKPOINT, request, window
 from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from tvau_edge.runtime.broker_config import BrokerConfig
-from tvau_edge.runtime.detection.trigger import Window
-from tvau_edge.runtime.detection.vision import Evidence
 from tvau_edge.runtime.errors import BrokerError, ConfigError, LanguageModelError
 from tvau_edge.runtime.language.explain import Explainer, Patience
 from tvau_edge.runtime.language.messages import Reply, Request, pack, unpack
 from tvau_edge.runtime.language.server import LanguageServer, LanguageSettings
 from tvau_edge.runtime.language.worker import TOPIC, ExplainWorker, RemoteLanguage
-
-CHECKPOINT = "0" * 64
-
-
-def request(seed=0, **more):
-    generator = np.random.default_rng(seed)
-    tensors = {
-        "p_v": generator.normal(0, 0.3, (3, 6, 64)).astype(np.float16),
-        "p_an": generator.normal(0, 0.3, (24, 64)).astype(np.float16),
-    }
-    values = {"kind": "explain", "checkpoint": CHECKPOINT, "event": uuid4(), **more}
-    return pack(Request.model_validate(values), tensors)
 
 
 @pytest.fixture(scope="module")
@@ -136,25 +123,6 @@ def test_a_request_that_nobody_took_in_time_is_not_answered_later(config, remote
         assert unpack(remote.exchange(request(), 30), Reply)[0].answer == "slow"
         # The first it had already; the last is answered.
         assert (worker.answered, worker.expired) == (2, 2)
-
-
-def window():
-    generator = np.random.default_rng(0)
-    return Window(
-        tuple(
-            Evidence(
-                "door",
-                k,
-                k / 2,
-                1000 + k / 2,
-                generator.normal(0, 1, (2, 4, 6)).astype(np.float32),
-                np.zeros((4, 6), np.float32),
-                0.5,
-                generator.normal(0, 0.3, (6, 64)).astype(np.float32),
-            )
-            for k in range(3)
-        )
-    )
 
 
 class FakeRae:

@@ -31,18 +31,16 @@ def write_json(file: Path | None, values: Any) -> None:
 @app.command("list")
 def list_verb(json_file: JsonFile = None) -> None:
     """List the devices."""
-    table = Table(title="devices")
-    for name in ("name", "device"):
-        table.add_column(name)
-    for name in ("memory GiB", "GB/s", "INT8 TOPS", "FP16 TFLOPS"):
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    table.add_column("name", no_wrap=True)  # what the other verbs are given
+    for name in ("GiB", "GB/s", "INT8\nTOPS", "FP16\nTFLOPS"):
         table.add_column(name, justify="right")
-    for name in ("vision", "GGUF"):
-        table.add_column(name)
+    table.add_column("vision", min_width=17)
+    table.add_column("GGUF", no_wrap=True)
     for device in profiles().values():
         compute, prefer = device.compute, device.prefer
         table.add_row(
             device.name,
-            device.title,
             f"{device.memory.bytes / 2**30:.0f}",
             f"{device.memory.bandwidth / 1e9:.0f}",
             f"{compute.int8 / 1e12:.1f}",
@@ -179,12 +177,12 @@ def fit_verb(
 
 def fit_table(model: str, answers: list[Fit]) -> Table:
     """One line for each device."""
-    table = Table(title=f"{model}: estimates, not measured")
-    table.add_column("device")
-    table.add_column("runs")
-    for name in ("needs GB", "of GB", "patches/s", "prefill s", "tokens/s", "dialogue s"):
+    table = Table(title=f"{model}: estimates, not measured", box=None, padding=(0, 1, 0, 0))
+    table.add_column("device", no_wrap=True)
+    table.add_column("runs", min_width=11)
+    for name in ("needs\nGB", "of\nGB", "patch\n/s", "starts\nin s", "token\n/s", "said\nin s"):
         table.add_column(name, justify="right")
-    table.add_column("fits")
+    table.add_column("fits", min_width=6)
     for answer in answers:
         setup, speed = answer.setup, answer.speed
         table.add_row(

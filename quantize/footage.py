@@ -160,7 +160,8 @@ class _Watched:
         self._brightness: list[float] = []
         self._random = np.random.default_rng(0)
         self._stretch: list[NDArray[np.uint8]] = []
-        self._stretches: list[tuple[int, list[NDArray[np.uint8]]]] = []
+        self._begins: tuple[int, str, float] = (0, "", 0.0)  # number, source and second of its first patch
+        self._stretches: list[tuple[tuple[int, str, float], list[NDArray[np.uint8]]]] = []
         self._whole = 0  # stretches seen
         self._contrast = 0.0
 
@@ -176,6 +177,8 @@ class _Watched:
         colours = candidate.description[: -len(candidate.description) // 4]
         self._contrast = max(self._contrast, float(np.ptp(colours.reshape(-1, 3), axis=0).max()))
         (self._moving if candidate.moves else self._still).offer(candidate)
+        if not self._stretch:
+            self._begins = (self.seen, name, patch.pts[0])
         self._stretch.append(patch.frames)
         self.seen += 1
         if len(self._stretch) == STRETCH:
@@ -185,7 +188,7 @@ class _Watched:
         """Keep the stretch, each seen so far as likely as another (reservoir sampling)."""
         if len(self._stretch) > 1:
             self._whole += 1
-            entry = (self.seen - len(self._stretch), self._stretch)
+            entry = (self._begins, self._stretch)
             if len(self._stretches) < STRETCHES:
                 self._stretches.append(entry)
             elif (place := int(self._random.integers(self._whole))) < STRETCHES:
@@ -229,12 +232,15 @@ class _Watched:
                 }
                 for candidate in chosen
             ],
-            "compared": [{"from_patch": start, "patches": len(frames)} for start, frames in stretches],
+            "compared": [
+                {"source": source, "seconds": round(second, 2), "from_patch": start, "patches": len(frames)}
+                for (start, source, second), frames in stretches
+            ],
         }
         return Footage(
             np.stack([candidate.frames for candidate in chosen]),
             np.array([candidate.index for candidate in chosen]),
             tuple(np.stack(frames) for _, frames in stretches),
-            tuple(start for start, _ in stretches),
+            tuple(start for (start, _, _), _ in stretches),
             record,
         )

@@ -44,6 +44,7 @@ def write(
                 "before": _blended(whole[worst.patch], seen.heat[worst.patch]),
                 "after": _blended(whole[worst.patch], heat),
                 "worst": worst,
+                "where": _where(footage.record, worst.patch),
             }
             for worst, heat in zip(comparison.worst, _heat(candidate, comparison, whole), strict=True)
         ]
@@ -73,6 +74,16 @@ def write(
     for name, template in ((PAGE, "report.html.j2"), (TEXT, "report.txt.j2")):
         (folder / name).write_text(environment.get_template(template).render(context), encoding="utf-8")
     return [PAGE, TEXT]
+
+
+def _where(record: dict[str, Any], patch: int) -> str:
+    """Source and second of one of the patches that were compared."""
+    per_patch = record["seconds"] / record["seen"]
+    for stretch in record["compared"]:
+        if patch < stretch["patches"]:
+            return f"{stretch['source']} at {stretch['seconds'] + patch * per_patch:.1f} s"
+        patch -= stretch["patches"]
+    raise IndexError(patch)
 
 
 def _size(candidate: Bundle, name: str) -> int:

@@ -31,6 +31,11 @@ def test_motion_stillness_day_and_night_are_all_in(footage):
 def test_stretches_are_consecutive_and_hold_what_was_seen(footage):
     assert [len(stretch) for stretch in footage.stretches] == [32, 8]
     assert footage.starts == (0, 32)
+    (source,) = (entry["source"] for entry in footage.record["sources"])
+    assert [(entry["source"], entry["seconds"]) for entry in footage.record["compared"]] == [
+        (source, 0.0),
+        (source, 16.0),
+    ]
     whole = np.concatenate(footage.stretches)
     for index, frames in zip(footage.indices, footage.frames, strict=True):
         np.testing.assert_array_equal(whole[index], frames)

@@ -16,6 +16,7 @@ _PROCESSES = {
 def idle_processes() -> dict[str, int]:
     """Resident bytes of a bare interpreter with numpy, and of one with all that `tvau run` imports.
 
+    A back end's library is not among it: it comes with the first graph.
     Empty where the system does not tell.
     """
     found = {}

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from tvau_edge.runtime.errors import BackendError
@@ -23,6 +22,8 @@ class OnnxGraph:
     backend = "onnxruntime"
 
     def __init__(self, path: str, threads: int | None = None) -> None:
+        import onnxruntime  # 30 MB that a process with another back end does not need
+
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or 0
         options.inter_op_num_threads = 1

@@ -130,8 +130,11 @@ def test_openvino_that_is_not_installed(files, monkeypatch):
         OpenVinoGraph(str(files["openvino"]))
 
 
-def test_importing_the_back_ends_loads_none_that_is_optional():
-    code = "import sys, tvau_edge.runtime.detection.vision; print({'openvino', 'torch', 'onnx'} & set(sys.modules))"
+def test_importing_the_runtime_loads_no_back_end():
+    code = (
+        "import sys, tvau_edge.runtime.service.watching\n"
+        "print({'onnxruntime', 'openvino', 'tensorrt', 'llama_cpp', 'torch', 'onnx'} & set(sys.modules))"
+    )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "set()"
 

@@ -69,7 +69,9 @@ def test_the_report_is_in_the_bundle_and_stands_alone(quantized):
     page = (folder / "quantization.html").read_text()
     assert page.count("data:image/jpeg;base64,") >= 2 * 6
     assert not re.search(r"(src|href)=.(?!data:)", page)
-    seconds = [float(second) for second in re.findall(r"<figcaption>\S+\.mp4 at ([\d.]+) s: a cell differs", page)]
+    seconds = [
+        float(second) for second in re.findall(r"<figcaption>\S+\.mp4 at ([\d.]+) s: a cell differs", page)
+    ]
     assert len(seconds) >= 6
     assert all(second < quantized.report["calibration"]["seconds"] for second in seconds)
     text = (folder / "quantization.txt").read_text()

@@ -22,8 +22,31 @@ class Rae:
 
     def run(self, h_c: NDArray[np.float32]) -> NDArray[np.float32]:
         """Encode a window: h_c [T', 2, H', W'], oldest first -> P_An [(T' - 1) (N_base + 10), D]."""
-        (p_an,) = self._graph.run({"h_c": np.ascontiguousarray(h_c, dtype=np.float32)}, ("p_an",))
+        p_an = self._steps(h_c)
         return p_an.reshape(-1, p_an.shape[-1])
+
+    def run_longer(self, h_c: NDArray[np.float32], window: int) -> NDArray[np.float32]:
+        """Encode a stretch that may be longer than a window: a step sees its own two patches and no others.
+
+        Args:
+            h_c: [n, 2, H', W'], oldest first, n at least `window`.
+            window: T', the patches that the graph takes at once.
+
+        Returns:
+            P_An [(n - 1) (N_base + 10), D].
+        """
+        steps = window - 1
+        parts = [self._steps(h_c[start : start + window]) for start in range(0, len(h_c) - steps, steps)]
+        # What is left is shorter than a window: of the newest window, only its last steps are new.
+        if left := (len(h_c) - 1) % steps:
+            parts.append(self._steps(h_c[-window:])[-left:])
+        p_an = np.concatenate(parts)
+        return p_an.reshape(-1, p_an.shape[-1])
+
+    def _steps(self, h_c: NDArray[np.float32]) -> NDArray[np.float32]:
+        """P_An of a window, step by step: [T' - 1, N_base + 10, D]."""
+        (p_an,) = self._graph.run({"h_c": np.ascontiguousarray(h_c, dtype=np.float32)}, ("p_an",))
+        return p_an
 
     def close(self) -> None:
         """Let go of the graph."""

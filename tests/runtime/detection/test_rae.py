@@ -64,6 +64,16 @@ def test_stillness_gives_the_same_at_every_step(rae, window):
     np.testing.assert_allclose(found, np.repeat(found[:1], len(found), axis=0), atol=1e-6)
 
 
+@pytest.mark.parametrize("patches", range(3, 9))
+def test_a_longer_stretch_is_what_torch_makes_of_it_at_once(rae, checkpoint, window, patches):
+    shape = (patches, *window.shape[1:])
+    stretch = np.random.default_rng(patches).normal(size=shape).astype(np.float32)
+    with torch.no_grad():
+        expected = checkpoint.rae_module()(torch.from_numpy(stretch)).numpy()
+    found = rae.run_longer(stretch, len(window))
+    np.testing.assert_allclose(found, expected.reshape(-1, expected.shape[-1]), atol=1e-5)
+
+
 def test_a_window_of_another_length(rae, window):
     with pytest.raises(BackendError, match=r"h_c \[2, 2, 4, 6\] float32"):
         rae.run(window[:2])

@@ -233,6 +233,41 @@ class LanguageConfig(Table):
             description="temporal patches after an event's opening at which it is explained; none: half a window",
         ),
     ] = None
+    explain_again: Annotated[
+        Literal["never", "window", "extend"],
+        Field(
+            description="an event that went on after it was explained: leave it at that; explain its newest window; or "
+            "append what is new to the sequence that the model has, for checkpoints that know sequences of any length"
+        ),
+    ] = "window"
+    explain_again_after: Annotated[
+        PositiveInt | None,
+        Field(
+            le=10000,
+            description="temporal patches since then that make it worthwhile when the event ends; none: half a window",
+        ),
+    ] = None
+    explain_again_every: Annotated[
+        PositiveInt | None,
+        Field(
+            le=10000,
+            description="temporal patches after which it is explained again while it lasts; none: not before its end",
+        ),
+    ] = None
+    extend_to: Annotated[
+        PositiveInt | None,
+        Field(
+            le=10000,
+            description="extend: temporal patches that a sequence may have, after which a new one begins with the "
+            "newest window; the model's context takes memory for so many; none: two windows",
+        ),
+    ] = None
+
+    def longest_sequence(self, window: int) -> int:
+        """Temporal patches that an event's sequence may have, of windows of so many."""
+        if self.explain_again != "extend":
+            return window
+        return max(window, self.extend_to or 2 * window)
 
     def beside(self, folder: Path) -> "LanguageConfig":
         """The same with relative paths of its files resolved against `folder`."""

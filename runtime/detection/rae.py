@@ -26,21 +26,19 @@ class Rae:
         return p_an.reshape(-1, p_an.shape[-1])
 
     def run_longer(self, h_c: NDArray[np.float32], window: int) -> NDArray[np.float32]:
-        """Encode a stretch that may be longer than a window: a step sees its own two patches and no others.
+        """Encode a stretch of any length: a step sees its own two patches and no others.
 
         Args:
-            h_c: [n, 2, H', W'], oldest first, n at least `window`.
+            h_c: [n, 2, H', W'], oldest first, n at least 2.
             window: T', the patches that the graph takes at once.
 
         Returns:
             P_An [(n - 1) (N_base + 10), D].
         """
         steps = window - 1
-        parts = [self._steps(h_c[start : start + window]) for start in range(0, len(h_c) - steps, steps)]
-        # What is left is shorter than a window: of the newest window, only its last steps are new.
-        if left := (len(h_c) - 1) % steps:
-            parts.append(self._steps(h_c[-window:])[-left:])
-        p_an = np.concatenate(parts)
+        whole = np.concatenate([h_c[:1]] * (-(len(h_c) - 1) % steps) + [h_c])  # to windows that share a patch
+        parts = [self._steps(whole[start : start + window]) for start in range(0, len(whole) - 1, steps)]
+        p_an = np.concatenate(parts)[1 - len(h_c) :]  # without the stillness that was put before
         return p_an.reshape(-1, p_an.shape[-1])
 
     def _steps(self, h_c: NDArray[np.float32]) -> NDArray[np.float32]:

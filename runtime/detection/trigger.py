@@ -31,6 +31,8 @@ class EventUpdate:
         peak: highest score so far, 0..1.
         patches: temporal patches since its start, from 1.
         window: the evidence behind it.
+        quiet: patches at the window's end, T' at most, that are below the closing threshold.
+        shown: the evidence of the T' patches before those, in which the event still shows.
     """
 
     camera: str
@@ -41,6 +43,8 @@ class EventUpdate:
     peak: float
     patches: int
     window: Window
+    quiet: int
+    shown: Window
 
     @property
     def newest(self) -> Evidence:
@@ -73,7 +77,9 @@ class Trigger:
     ) -> None:
         self._thresholds = thresholds
         self._open_after, self._close_after, self._update_seconds = open_after, close_after, update_seconds
-        self._evidence: deque[Evidence] = deque(maxlen=window)
+        self._window = window
+        self._most_quiet = min(close_after, window)
+        self._evidence: deque[Evidence] = deque(maxlen=window + self._most_quiet)
         self._above = self._below = 0
         self._event: UUID | None = None
         # Of the event, or of the patches in a row that may become one.
@@ -139,9 +145,21 @@ class Trigger:
 
     def _news(self, phase: Phase, ended: float | None) -> EventUpdate:
         assert self._event is not None  # only called while one is open
-        missing = (self._evidence.maxlen or 0) - len(self._evidence)
-        window = Window((self._evidence[0],) * missing + tuple(self._evidence))
-        camera = self._evidence[-1].camera
+        quiet = min(self._below, self._most_quiet)
         return EventUpdate(
-            camera, self._event, phase, self._started, ended, self._peak, self._patches, window
+            self._evidence[-1].camera,
+            self._event,
+            phase,
+            self._started,
+            ended,
+            self._peak,
+            self._patches,
+            self._last(0),
+            quiet,
+            self._last(quiet),
         )
+
+    def _last(self, but: int) -> Window:
+        """The newest T' patches but so many; the first is repeated while there are fewer."""
+        held = tuple(self._evidence)[: len(self._evidence) - but][-self._window :]
+        return Window((held[0],) * (self._window - len(held)) + held)

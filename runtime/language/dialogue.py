@@ -25,7 +25,7 @@ from tvau_edge.runtime.manifest import Geometry, Language, Question
 History = Literal["all", "first", "none"]
 
 _YES, _NO = ("Yes", "yes", " Yes", " yes"), ("No", "no", " No", " no")
-_OWN = "question"  # the key of a stranger's question
+OWN = "question"  # the key of a stranger's question
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +125,7 @@ class Dialogue:
         yes, no = self._first_tokens(_YES), self._first_tokens(_NO)
         # A small vocabulary cuts both " Yes" and " No" after the space, which tells nothing.
         self._yes, self._no = sorted(yes - no), sorted(no - yes)
-        keys = [*(question.key for question in language.questions), _OWN]
+        keys = [*(question.key for question in language.questions), OWN]
         self._grammars = {} if free else {key: Grammar(model, answer_grammar(key)) for key in keys}
         self._clip: Mark | None = None  # the end of P_V
         self._window: Mark | None = None  # the end of P_An
@@ -244,7 +244,7 @@ class Dialogue:
             model.evaluate_embeddings(p_an, text_positions(model.position, len(p_an)))
         self._window = model.mark()
 
-    def ask(self, question: str, key: str = _OWN) -> str:
+    def ask(self, question: str, key: str = OWN) -> str:
         """Ask one more question about the window that `begin` or `run` evaluated last; all turns so far are seen.
 
         Where the context would not hold them all, the oldest of the strangers' turns are left out.
@@ -260,7 +260,7 @@ class Dialogue:
             raise LanguageModelError("there is no window yet that could be asked about")
         need = len(self._model.tokenize(question)) + self._language.max_answer_tokens + 16
         while self._window.evaluated + self._tokens() + need > self._model.context:
-            own = next((turn for turn in self._turns if turn.key == _OWN), None)
+            own = next((turn for turn in self._turns if turn.key == OWN), None)
             if own is None:
                 break  # the model says what is wrong
             self._turns.remove(own)
@@ -283,6 +283,11 @@ class Dialogue:
         )
         said = list(tokens) if tokens is not None and plain else model.tokenize(answer)
         self._turns.append(Turn(key, question, model.tokenize(question), said, answer))
+
+    @property
+    def patches(self) -> int:
+        """Temporal patches of the window."""
+        return self._patches
 
     @property
     def turns(self) -> tuple[Turn, ...]:

@@ -16,19 +16,21 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tvau_edge.runtime.detection.rae import Rae
 from tvau_edge.runtime.detection.trigger import Window
+from tvau_edge.runtime.detection.vision import Evidence
 from tvau_edge.runtime.errors import EvidenceError, LanguageModelError, PromptsError, TvauError
-from tvau_edge.runtime.language.dialogue import DialogueResult
+from tvau_edge.runtime.language.dialogue import OWN, DialogueResult
 from tvau_edge.runtime.language.job_queue import URGENT, Job, JobQueue
 from tvau_edge.runtime.language.messages import (
     LONGEST_QUESTION,
     Reply,
     Request,
     Tensors,
-    halved,
+    Turn,
     pack,
     unpack,
 )
 from tvau_edge.runtime.language.recent_events import RecentEvent, RecentEvents
+from tvau_edge.runtime.language.sequence import encode, grow
 from tvau_edge.runtime.language.server import Language
 
 log = logging.getLogger(__name__)
@@ -81,7 +83,11 @@ class LanguageHealth(BaseModel):
     ]
     waiting: Annotated[int, Field(ge=0, description="events and questions in the queue")] = 0
     explained: Annotated[int, Field(ge=0)] = 0
-    late: Annotated[int, Field(ge=0, description="of those explained")] = 0
+    again: Annotated[int, Field(ge=0, description="explained once more, after they had gone on")] = 0
+    extended: Annotated[
+        int, Field(ge=0, description="of those, from the sequence that the model had kept")
+    ] = 0
+    late: Annotated[int, Field(ge=0, description="of all explanations")] = 0
     given_up: Annotated[int, Field(ge=0, description="that waited too long, or failed")] = 0
     restarts: Annotated[int, Field(ge=0, description="of its process")] = 0
     kept_events: Annotated[int, Field(ge=0, description="whose evidence can be asked about")] = 0
@@ -95,6 +101,13 @@ class _Event:
     event: UUID
     camera: str
     window: Window
+    since: tuple[Evidence, ...] = ()
+    again: bool = False
+
+    @property
+    def failure(self) -> str:
+        """What is told when nothing comes of it."""
+        return f"event {self.event} is not explained{' again' if self.again else ''}"
 
 
 @dataclass(slots=True, eq=False)
@@ -109,7 +122,7 @@ class Explainer:
     """Explains events, the most severe first and of those the newest, and answers questions about recent ones.
 
     Args:
-        rae: turns a window of H_c into P_An.
+        rae: turns H_c into P_An.
         language: asks the questions, somewhere.
         publish: takes each explanation, on this thread.
         checkpoint: sha256 of the checkpoint of the bundle.
@@ -133,7 +146,7 @@ class Explainer:
         self._patience = patience or Patience()
         self._recent = recent or RecentEvents(32, 64 * 1024 * 1024)
         self._queue: JobQueue[_Event | _Call] = JobQueue(self._patience.waiting, self._gave_up)
-        self._failed = self._explained = self._late = 0
+        self._failed = self._explained = self._again = self._extended = self._late = 0
         self._since: float | None = None  # when the present job began
         self._thread = threading.Thread(target=self._work, name="dialogue", daemon=True)
         self._thread.start()
@@ -149,6 +162,8 @@ class Explainer:
             state=getattr(self._language, "state", "ready"),
             waiting=len(self._queue),
             explained=self._explained,
+            again=self._again,
+            extended=self._extended,
             late=self._late,
             given_up=self.given_up,
             restarts=getattr(self._language, "restarts", 0),
@@ -156,16 +171,28 @@ class Explainer:
             kept_bytes=self._recent.bytes,
         )
 
-    def submit(self, event: UUID, window: Window, severity: float = 0.0) -> None:
+    def submit(
+        self,
+        event: UUID,
+        window: Window,
+        severity: float = 0.0,
+        *,
+        again: bool = False,
+        since: Sequence[Evidence] = (),
+    ) -> None:
         """Ask for an explanation of `event` from the evidence in `window`; returns at once.
 
         Args:
             event: its id.
             window: its evidence.
             severity: 0..1, its peak score.
+            again: it was submitted before and went on; events that were not go first.
+            since: the newest patch that it was submitted with then, and all since: where the language model still
+                has the sequence that ends there, they are appended to it, and `window` is not needed. Empty: never.
         """
-        work = _Event(event, window.evidence[-1].camera, window)
-        self._queue.put(Job(work, severity, time.monotonic() + self._patience.deadline, event))
+        camera = window.evidence[-1].camera
+        work = _Event(event, camera, window, tuple(since), again)
+        self._queue.put(Job(work, severity, time.monotonic() + self._patience.deadline, event, again))
 
     def ask(self, event: UUID, question: str) -> str:
         """Ask about a recent event, with what was said of it before; waits for the answer.
@@ -274,29 +301,26 @@ class Explainer:
             self._fail(event, str(error))
         except Exception:  # a fault of ours costs one explanation, not all that would come after it
             self._failed += 1
-            log.exception("event %s is not explained, by a fault of this program", event.event)
+            log.exception("%s, by a fault of this program", event.failure)
 
     def _fail(self, event: _Event, why: str) -> None:
         self._failed += 1
-        log.error("event %s is not explained: %s", event.event, why)
+        log.error("%s: %s", event.failure, why)
 
     def _gave_up(self, work: "_Event | _Call", why: str) -> None:
         if isinstance(work, _Event):
-            log.warning("event %s is not explained: %s", work.event, why)
+            log.warning("%s: %s", work.failure, why)
         else:
             work.result.set_exception(LanguageModelError(f"not answered: {why}; ask again later"))
 
     def _explain(self, event: _Event, since: float) -> None:
         waited = time.monotonic() - since
-        h_c = np.stack([evidence.h_c for evidence in event.window.evidence])  # [T', 2, H', W']
-        p_v = np.stack([evidence.p_v for evidence in event.window.evidence])  # [T', N, D]
-        started = time.perf_counter()
-        p_an = self._rae.run(h_c)  # [(T'-1) (N_base + 10), D]
-        rae_ms = (time.perf_counter() - started) * 1e3
-        recent = RecentEvent(event.event, event.camera, {"p_v": halved(p_v), "p_an": halved(p_an)})
-        self._recent.keep(recent)
-        reply, _ = self._exchange(self._request("explain", recent), recent.tensors, self._patience.answer)
-        recent.turns = reply.turns
+        before = self._recent.find(event.event)
+        said = before.turns if before is not None else []
+        reply, recent, rae_ms = self._extend(event, before) or self._begin(event, said)
+        # What somebody asked meanwhile was said of this event too.
+        recent.turns = [*reply.turns, *(turn for turn in said if turn.key == OWN)]
+        self._again += bool(said)
         result = DialogueResult(
             answers=reply.answers,
             p_yes=reply.p_yes,
@@ -310,6 +334,35 @@ class Explainer:
         self._late += late
         stages = {"wait": waited * 1e3, "rae": rae_ms, **reply.latency_ms}
         self._publish(Explanation(event.event, result, stages, late))
+
+    def _begin(self, event: _Event, said: list[Turn]) -> tuple[Reply, RecentEvent, float]:
+        """Have a window explained; returns what is said of it, what is kept, and RAE's milliseconds."""
+        started = time.perf_counter()
+        tensors = encode(self._rae, event.window.evidence)
+        rae_ms = (time.perf_counter() - started) * 1e3
+        recent = RecentEvent(event.event, event.camera, tensors, event.window.evidence[-1].index, said)
+        self._recent.keep(recent)
+        reply, _ = self._exchange(self._request("explain", recent), tensors, self._patience.answer)
+        return reply, recent, rae_ms
+
+    def _extend(self, event: _Event, before: RecentEvent | None) -> tuple[Reply, RecentEvent, float] | None:
+        """Have the event's sequence grow by what came since, and explained; None where that cannot be."""
+        if before is None or len(event.since) < 2 or event.since[0].index != before.newest:
+            return None
+        started = time.perf_counter()
+        tensors, new, after = grow(self._rae, before.tensors, event.since, len(event.window.evidence))
+        rae_ms = (time.perf_counter() - started) * 1e3
+        recent = RecentEvent(event.event, event.camera, tensors, event.since[-1].index)
+        try:
+            reply, _ = self._exchange(
+                self._request("explain", recent, after=after), new, self._patience.answer
+            )
+        except EvidenceError as error:
+            log.info("event %s is explained anew from its newest window: %s", event.event, error)
+            return None
+        self._recent.keep(recent)
+        self._extended += 1
+        return reply, recent, rae_ms
 
     def _request(self, kind: Literal["explain", "ask"], recent: RecentEvent, **more: object) -> Request:
         return Request.model_validate(

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -19,8 +19,10 @@ class Job(Generic[T]):
     Attributes:
         work: what it is.
         severity: 0..1, an event's peak score, or `URGENT`.
+        again: it has been done before, and goes after all that have not.
         deadline: monotonic seconds after which it is given up.
-        key: of two jobs with one key, the later takes the place of the one that waits; None: none does.
+        key: of two jobs with one key, the later takes the place of the one that waits, and has not been done before
+            if that one had not; None: none does.
         since: monotonic seconds of when it was put.
     """
 
@@ -28,12 +30,13 @@ class Job(Generic[T]):
     severity: float
     deadline: float
     key: object = None
+    again: bool = False
     since: float = field(default_factory=time.monotonic)
 
     @property
-    def rank(self) -> tuple[int, float]:
+    def rank(self) -> tuple[bool, int, float]:
         """Greater goes first."""
-        return int(self.severity * _DEGREES), self.since
+        return not self.again, int(self.severity * _DEGREES), self.since
 
 
 class JobQueue(Generic[T]):
@@ -57,8 +60,9 @@ class JobQueue(Generic[T]):
     def put(self, job: Job[T]) -> None:
         """Let a job wait; returns at once."""
         with self._changed:
-            if job.key is not None:
-                self._jobs = [waiting for waiting in self._jobs if waiting.key != job.key]
+            for waiting in [one for one in self._jobs if job.key is not None and one.key == job.key]:
+                self._jobs.remove(waiting)
+                job = replace(job, again=job.again and waiting.again)
             self._jobs.append(job)
             crowded = len(self._jobs) > self._limit
             lost = [min(self._jobs, key=lambda waiting: waiting.rank)] if crowded else []

@@ -6,6 +6,7 @@ such a message: tensor `p_v` [T', N, D], and `p_an` [K, D] where there is one, i
 range, then in float32.
 """
 
+import hashlib
 import json
 from typing import Annotated, Any, Literal, TypeVar
 from uuid import UUID
@@ -55,6 +56,12 @@ class Request(_Part):
     camera: Annotated[str, Field(max_length=64)] = ""
     turns: Annotated[list[Turn], Field(max_length=100, description="ask: what was said before")] = []
     question: Annotated[str | None, Field(max_length=LONGEST_QUESTION, description="ask: it")] = None
+    after: Annotated[
+        str | None,
+        Field(
+            max_length=64, description="explain: `HeldPatches` of the event's patches that p_v goes on from"
+        ),
+    ] = None
     normal: Annotated[list[str] | None, Field(max_length=200, description="prompts: of the normal class")] = (
         None
     )
@@ -78,6 +85,26 @@ class Reply(_Part):
     tokens: Annotated[int, Field(ge=0, description="in the context")] = 0
     latency_ms: dict[str, float] = {}
     language: Annotated[str, Field(description="GGUF type that answered")] = ""
+
+
+class HeldPatches:
+    """Which temporal patches a sequence holds: SHA-256 over P_V as float32, patch after patch.
+
+    Both sides reckon it, so that new patches are never appended to others than they came after.
+    """
+
+    def __init__(self, p_v: NDArray[np.generic]) -> None:
+        self._hash = hashlib.sha256()
+        self.append(p_v)
+
+    def append(self, p_v: NDArray[np.generic]) -> None:
+        """Take patches [k, N, D]."""
+        self._hash.update(np.ascontiguousarray(p_v, dtype="<f4").data)
+
+    @property
+    def digest(self) -> str:
+        """Of all patches so far, in hexadecimal."""
+        return self._hash.hexdigest()
 
 
 M = TypeVar("M", bound=BaseModel)

@@ -90,6 +90,7 @@ def language_settings(site: SiteConfig, bundle: Bundle, kind: str) -> LanguageSe
         site.language.gpu_layers,
         site.language.history,
         calibration,
+        site.language.longest_sequence(bundle.manifest.geometry.temporal_patches),
     )
 
 

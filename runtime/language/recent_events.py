@@ -17,12 +17,14 @@ class RecentEvent:
         event: its id.
         camera: name.
         tensors: p_v and p_an, in float16 where they fit.
+        newest: index of the newest temporal patch in it.
         turns: what was asked and answered so far.
     """
 
     event: UUID
     camera: str
     tensors: Tensors
+    newest: int = -1
     turns: list[Turn] = field(default_factory=list)
 
     @property
@@ -51,6 +53,11 @@ class RecentEvents:
             self._events.move_to_end(recent.event)
             while self._events and (len(self._events) > self._most or self._bytes() > self._max_bytes):
                 self._events.popitem(last=False)
+
+    def find(self, event: UUID) -> RecentEvent | None:
+        """What is kept of an event, if anything is."""
+        with self._lock:
+            return self._events.get(event)
 
     def get(self, event: UUID) -> RecentEvent:
         """What is kept of an event.

@@ -15,9 +15,18 @@ from tvau_edge.runtime.bundle import Bundle
 from tvau_edge.runtime.errors import EvidenceError, LanguageModelError, PromptsError, TvauError
 from tvau_edge.runtime.language.calibration import load_calibration
 from tvau_edge.runtime.language.class_prompts import read_checked
-from tvau_edge.runtime.language.dialogue import Dialogue, History, context_needed
+from tvau_edge.runtime.language.dialogue import Dialogue, DialogueResult, History, context_needed
 from tvau_edge.runtime.language.llama import LanguageModel
-from tvau_edge.runtime.language.messages import Reply, Request, Tensors, Turn, evidence_of, pack, unpack
+from tvau_edge.runtime.language.messages import (
+    HeldPatches,
+    Reply,
+    Request,
+    Tensors,
+    Turn,
+    evidence_of,
+    pack,
+    unpack,
+)
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +55,7 @@ class LanguageSettings:
         gpu_layers: layers on the GPU; -1 all of them.
         history: see `Dialogue`.
         calibration: file of p_yes' calibration, or None.
+        patches: temporal patches that an event's sequence may grow to; None: as many as a window has.
     """
 
     bundle: Path
@@ -54,6 +64,7 @@ class LanguageSettings:
     gpu_layers: int = 0
     history: History = "all"
     calibration: Path | None = None
+    patches: int | None = None
 
 
 class LanguageServer:
@@ -77,9 +88,11 @@ class LanguageServer:
         if settings.calibration is not None:
             calibration = load_calibration(settings.calibration, bundle.sha256, file.type)
         self._language, self._geometry, self._kind = manifest.language, manifest.geometry, file.type
+        self._patches = max(settings.patches or 0, self._geometry.temporal_patches)
+        room = self._geometry.model_copy(update={"temporal_patches": self._patches})
         self._model = LanguageModel(
             bundle.file(file.file),
-            context=context_needed(self._language, self._geometry, manifest.base_tokens, _OWN),
+            context=context_needed(self._language, room, manifest.base_tokens, _OWN),
             branches=len(self._language.questions),
             threads=settings.threads,
             gpu_layers=settings.gpu_layers,
@@ -96,6 +109,7 @@ class LanguageServer:
             self._model.close()
             raise
         self._event: UUID | None = None  # whose clip is in the cache
+        self._held: HeldPatches | None = None  # of that clip
 
     def __enter__(self) -> "LanguageServer":
         return self
@@ -134,13 +148,10 @@ class LanguageServer:
         if request.kind == "prompts":
             return self._read_prompts(request.normal or [], request.abnormal or [])
         rows, columns = self._geometry.merged_grid
-        patches = self._geometry.temporal_patches
-        p_v, p_an = evidence_of(tensors, patches, rows * columns, self._language.hidden_size)
+        p_v, p_an = evidence_of(tensors, self._patches, rows * columns, self._language.hidden_size)
         if request.kind == "ask":
             return self._ask(request, p_v, p_an), {}
-        self._event = None
-        result = self._dialogue.run(p_v, p_an)
-        self._event = request.event
+        result = self._explain(request, p_v, p_an)
         reply = Reply(
             ok=True,
             answers=result.answers,
@@ -153,12 +164,31 @@ class LanguageServer:
         )
         return reply, {}
 
+    def _explain(
+        self, request: Request, p_v: NDArray[np.float32], p_an: NDArray[np.float32] | None
+    ) -> DialogueResult:
+        """Ask all questions, about a clip or about one in the cache that grows; what fails leaves none there."""
+        held = self._held
+        if request.after is None:
+            self._event, self._held = None, HeldPatches(p_v)
+            result = self._dialogue.run(p_v, p_an)
+        else:
+            if held is None or (self._event, held.digest) != (request.event, request.after):
+                raise EvidenceError("the sequence of its patches is not here any more")
+            if self._dialogue.patches + len(p_v) > self._patches:
+                raise EvidenceError(f"the sequence of its patches may not have more than {self._patches}")
+            self._event = None
+            held.append(p_v)
+            result = self._dialogue.run_longer(p_v, p_an)
+        self._event = request.event
+        return result
+
     def _ask(self, request: Request, p_v: NDArray[np.float32], p_an: NDArray[np.float32] | None) -> Reply:
         if not request.question or not request.question.strip():
             raise EvidenceError("the question is empty")
         if self._event is None or self._event != request.event or self._turns() != request.turns:
             # Another event's clip is in the cache, or another dialogue about this one.
-            self._event = None
+            self._event, self._held = None, HeldPatches(p_v)
             self._dialogue.begin(p_v, p_an)
             for turn in request.turns:
                 self._dialogue.recall(turn.key, turn.question, turn.answer, turn.tokens)

@@ -186,6 +186,7 @@ def explain_verb(
             language.gpu_layers,
             language.history,
             language.calibration,
+            language.longest_sequence(opened.manifest.geometry.temporal_patches),
         )
         server = LanguageServer(settings)
     stopped = threading.Event()

@@ -66,6 +66,8 @@ class DialogueHealth(Message):
         ),
     ] = "ready"
     late: Annotated[int, Field(description="explanations that came late")] = 0
+    again: Annotated[int, Field(description="explanations of events that went on after an earlier one")] = 0
+    extended: Annotated[int, Field(description="of those, from the sequence that the model had kept")] = 0
     restarts: Annotated[int, Field(description="of its process")] = 0
     explained: int
     given_up: Annotated[int, Field(description="events that waited too long")]
@@ -157,6 +159,8 @@ class HealthReader:
                 busy_seconds=round(explainer.busy_seconds, 1),
                 state=explainer.health().state,
                 late=explainer.health().late,
+                again=explainer.health().again,
+                extended=explainer.health().extended,
                 restarts=explainer.health().restarts,
                 explained=pipeline.explained,
                 given_up=explainer.given_up,

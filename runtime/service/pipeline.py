@@ -8,10 +8,8 @@ calls `run` watches over them: what hangs is replaced.
 import logging
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Protocol
-from uuid import UUID
 
 from tvau_edge.devices.host import peak_memory
 from tvau_edge.runtime.bundle import Bundle
@@ -28,6 +26,7 @@ from tvau_edge.runtime.language.explain import Explainer, Explanation
 from tvau_edge.runtime.language.prompt_store import PromptsInForce
 from tvau_edge.runtime.manifest import Thresholds
 from tvau_edge.runtime.service.announce import Announcer
+from tvau_edge.runtime.service.explaining import Explaining
 from tvau_edge.runtime.service.watched import Watched
 from tvau_edge.runtime.verdict import Model, Prompts, State, Verdict, at
 
@@ -37,7 +36,6 @@ _STATE_SECONDS = 1.0  # least time between two states of a camera, unless it cha
 _TICK = 0.25  # seconds between two looks at the threads
 _JOIN_SECONDS = 5.0  # that the end waits for the cameras' threads
 _EXPLAIN_SECONDS = 20.0  # that a stop waits for the explanation that is being made
-_REMEMBERED = 64  # events that may still be explained
 
 
 class Sink(Protocol):
@@ -86,7 +84,6 @@ class Pipeline:
         self._manifest = manifest = bundle.manifest
         self._config, self._sink = config, sink
         self._on_patch, self._on_tick, self._prompts = on_patch, on_tick, prompts
-        self._explain_after = config.language.explain_after or manifest.geometry.temporal_patches // 2
         self.thresholds = self._thresholds(config.trigger)
         self.intake = Intake([camera.name for camera in config.camera], most=config.vision.batch)
         self._cameras = {camera.name: self._watched(camera) for camera in config.camera}
@@ -105,8 +102,11 @@ class Pipeline:
             sink.publish_verdict,
         )
         self.explainer = make_explainer(self._explained) if make_explainer else None
-        self._explaining: OrderedDict[UUID, Watched] = OrderedDict()
-        self.explained = 0
+        self._explaining = (
+            Explaining(config.language, manifest.geometry.temporal_patches, self.explainer)
+            if self.explainer is not None
+            else None
+        )
         self._lock = threading.RLock()  # over the cameras and what is judged of them
         self._stopping = threading.Event()
         self.vision = VisionStage(
@@ -156,6 +156,11 @@ class Pipeline:
     def verdicts(self) -> int:
         """Published so far."""
         return self._announcer.published
+
+    @property
+    def explained(self) -> int:
+        """Events explained so far."""
+        return self._explaining.events if self._explaining is not None else 0
 
     @property
     def stopping(self) -> bool:
@@ -323,7 +328,8 @@ class Pipeline:
         update = camera.trigger.push(evidence)
         if update is not None:
             self._tell(camera, update, {"vision": milliseconds} if looked else {})
-        self._ask(camera)
+        if self._explaining is not None:
+            self._explaining.see(camera)
         camera.timeline.add(evidence, camera.event)
         self._state(camera, evidence)
         if self._on_patch is not None:
@@ -343,26 +349,12 @@ class Pipeline:
             self._sink.publish_heatmap(camera.config.name, camera.picture())
         if update.phase == "end":
             camera.event = None
-            self._explain(camera, update)
-
-    def _ask(self, camera: Watched) -> None:
-        """Have the open event explained once it is old enough to be understood."""
-        current = camera.trigger.current
-        if current is not None and current.patches >= self._explain_after:
-            self._explain(camera, current)
-
-    def _explain(self, camera: Watched, update: EventUpdate) -> None:
-        if self.explainer is not None and update.event not in self._explaining:
-            self._explaining[update.event] = camera
-            if len(self._explaining) > _REMEMBERED:
-                self._explaining.popitem(last=False)
-            self.explainer.submit(update.event, update.window, update.peak)
+            if self._explaining is not None:
+                self._explaining.end(camera, update)
 
     def _explained(self, explanation: Explanation) -> None:
-        self.explained += 1
-        camera = self._explaining.get(explanation.event)
-        if camera is not None:
-            camera.timeline.explain(explanation.event, explanation.result.answers)
+        if self._explaining is not None:
+            self._explaining.explained(explanation)
         self._announcer.explain(explanation)
 
     def _state(self, camera: Watched, evidence: Evidence) -> None:

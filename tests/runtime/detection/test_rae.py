@@ -64,8 +64,8 @@ def test_stillness_gives_the_same_at_every_step(rae, window):
     np.testing.assert_allclose(found, np.repeat(found[:1], len(found), axis=0), atol=1e-6)
 
 
-@pytest.mark.parametrize("patches", range(3, 9))
-def test_a_longer_stretch_is_what_torch_makes_of_it_at_once(rae, checkpoint, window, patches):
+@pytest.mark.parametrize("patches", range(2, 9))
+def test_a_stretch_of_any_length_is_what_torch_makes_of_it_at_once(rae, checkpoint, window, patches):
     shape = (patches, *window.shape[1:])
     stretch = np.random.default_rng(patches).normal(size=shape).astype(np.float32)
     with torch.no_grad():

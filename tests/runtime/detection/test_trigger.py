@@ -87,6 +87,24 @@ def test_the_window_holds_the_newest_and_repeats_the_first():
     assert end.newest.index == 5
 
 
+def test_what_shows_of_an_event_ends_before_it_is_quiet():
+    told = run([0.9] * 6 + [0.1, 0.5, 0.1, 0.1], window=4, close_after=2)
+    end = told[-1][1]
+    assert ([item.index for item in end.window.evidence], end.quiet) == ([6, 7, 8, 9], 2)
+    assert [item.index for item in end.shown.evidence] == [4, 5, 6, 7]
+    # Where fewer are known, the first is repeated; an event that is cut off has no quiet end.
+    start, end = (update for _, update in run([0.9, 0.1, 0.1], window=4, close_after=2))
+    assert ([item.index for item in end.shown.evidence], end.quiet) == ([0, 0, 0, 0], 2)
+    assert (start.shown, start.quiet) == (start.window, 0)
+    assert run([0.9, 0.9], window=4, close_after=2)[-1][1].quiet == 0
+
+
+def test_a_quiet_end_that_is_longer_than_a_window_is_cut_by_a_window():
+    end = run([0.9] * 6 + [0.1] * 30, window=4, close_after=30)[-1][1]
+    assert [item.index for item in end.shown.evidence] == [28, 29, 30, 31]
+    assert (end.quiet, end.patches) == (4, 36)
+
+
 def test_the_end_of_a_source_closes_and_forgets():
     trigger = Trigger(THRESHOLDS, 3)
     assert trigger.flush() is None

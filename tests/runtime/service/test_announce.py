@@ -22,7 +22,8 @@ def update(phase="start", event=EVENT, seconds=0.0, hot=(0, 0), peak=0.9):
     heat[hot] = 0.95
     newest = Evidence("door", 0, seconds, START + seconds, np.zeros((2, 3, 3)), heat, peak, np.zeros((1, 1)))
     ended = START + seconds if phase == "end" else None
-    return EventUpdate("door", event, phase, START, ended, peak, 1, Window((newest,)))
+    window = Window((newest,))
+    return EventUpdate("door", event, phase, START, ended, peak, 1, window, 0, window)
 
 
 def explanation(event=EVENT, p_yes=0.9, answers=ANSWERS):

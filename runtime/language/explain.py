@@ -144,7 +144,8 @@ class Explainer:
         self._rae, self._language, self._publish = rae, language, publish
         self._checkpoint, self._device = checkpoint, device
         self._patience = patience or Patience()
-        self._recent = recent or RecentEvents(32, 64 * 1024 * 1024)
+        # An empty one is false.
+        self._recent = recent if recent is not None else RecentEvents(32, 64 * 1024 * 1024)
         self._queue: JobQueue[_Event | _Call] = JobQueue(self._patience.waiting, self._gave_up)
         self._failed = self._explained = self._again = self._extended = self._late = 0
         self._since: float | None = None  # when the present job began

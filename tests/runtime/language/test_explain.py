@@ -14,6 +14,7 @@ from tvau_edge.runtime.language.dialogue import Dialogue, context_needed
 from tvau_edge.runtime.language.explain import Explainer, Patience
 from tvau_edge.runtime.language.llama import LanguageModel
 from tvau_edge.runtime.language.messages import Reply, Request, halved, pack, unpack
+from tvau_edge.runtime.language.recent_events import RecentEvents
 from tvau_edge.runtime.language.server import LanguageServer, LanguageSettings
 
 
@@ -96,6 +97,20 @@ def test_a_question_about_a_recent_event_sees_what_was_said(real):
     health = explainer.health()
     assert (health.state, health.explained, health.kept_events, health.given_up) == ("ready", 2, 2, 0)
     assert health.kept_bytes == 2 * 2 * (3 * 6 * 64 + 2 * 12 * 64)
+    explainer.close()
+
+
+def test_no_more_evidence_is_kept_than_it_may(real):
+    told = []
+    explainer = Explainer(*real, told.append, CHECKPOINT, recent=RecentEvents(1, 10_000))
+    first, second = uuid4(), uuid4()
+    explainer.submit(first, window(1))
+    eventually(lambda: told)
+    explainer.submit(second, window(2))
+    eventually(lambda: len(told) == 2)
+    assert explainer.health().kept_events == 1
+    with pytest.raises(EvidenceError, match=f"event {first} is unknown or too old"):
+        explainer.ask(first, "Why?")
     explainer.close()
 
 

@@ -200,6 +200,8 @@ def test_each_key_of_a_camera_has_its_range(keys, expected):
         ("trigger", {"update_seconds": float("inf")}, "trigger.update_seconds"),
         ("language", {"gpu_layers": -2}, "language.gpu_layers = -2: "),
         ("language", {"explain_after": 0}, "language.explain_after = 0: "),
+        ("language", {"explain_again": "often"}, "language.explain_again = 'often': "),
+        ("language", {"explain_again_every": 0}, "language.explain_again_every = 0: "),
         ("language", {"unsure": [0.1]}, "language.unsure"),
         ("health", {"seconds": 0}, "health.seconds = 0: "),
         ("health", {"prometheus_port": 70000}, "health.prometheus_port = 70000: "),

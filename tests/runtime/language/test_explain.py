@@ -245,6 +245,48 @@ def test_the_most_severe_event_is_explained_first(slow):
     assert [explanation.event for explanation in told] == [events[k] for k in (0, 4, 2, 3, 1)]
 
 
+def test_a_second_explanation_waits_for_the_first_ones_of_others(slow):
+    explainer, told = explain_slowly(slow, waiting=8)
+    events = [uuid4() for _ in range(4)]
+    explainer.submit(events[0], window())
+    assert slow.begun.acquire(timeout=30)
+    explainer.submit(events[1], window(), 0.99, again=True)
+    explainer.submit(events[2], window(), 0.1)
+    explainer.submit(events[3], window(), 0.98)
+    slow.go.release(4)
+    explainer.close()
+    assert [explanation.event for explanation in told] == [events[k] for k in (0, 3, 2, 1)]
+
+
+def test_where_too_many_wait_second_explanations_are_given_up_first(slow, caplog):
+    explainer, told = explain_slowly(slow, waiting=2)
+    events = [uuid4() for _ in range(4)]
+    explainer.submit(events[0], window())
+    assert slow.begun.acquire(timeout=30)
+    with caplog.at_level(logging.WARNING):
+        explainer.submit(events[1], window(), 0.99, again=True)
+        for event in events[2:]:
+            explainer.submit(event, window(), 0.1)
+    slow.go.release(3)
+    explainer.close()
+    assert [explanation.event for explanation in told] == [events[k] for k in (0, 3, 2)]
+    assert f"event {events[1]} is not explained again: 2 others that go first wait already" in caplog.text
+
+
+def test_one_that_was_not_explained_yet_keeps_its_place_when_it_comes_again(slow):
+    explainer, told = explain_slowly(slow, waiting=8)
+    events = [uuid4() for _ in range(3)]
+    explainer.submit(events[0], window())
+    assert slow.begun.acquire(timeout=30)
+    explainer.submit(events[1], window(), 0.9)
+    explainer.submit(events[2], window(), 0.1)
+    explainer.submit(events[1], window(1), 0.9, again=True)
+    slow.go.release(3)
+    explainer.close()
+    assert [explanation.event for explanation in told] == events
+    assert explainer.health().again == 0
+
+
 def test_an_event_that_is_explained_late_is_marked(slow):
     explainer, told = explain_slowly(slow, late=0.05)
     explainer.submit(uuid4(), window())

@@ -3,9 +3,9 @@
 Drawn clips go through the runtime's own graphs and trigger. Each event is explained as `tvau run` explains it, and so
 many temporal patches later again, in each of the ways of `language.explain_again`: not at all (*never*), from the
 last window in which it shows (*window*), or from the sequence that the first explanation left in the cache, which the
-patches since are appended to (*extend*). *Closing* is the last window of all, with the patches at its end that were
-quiet enough to close the event. Each answer is compared with what is true of all that the event has shown, from the
-first explanation's window on.
+patches since are appended to (*extend*). *Anew* is that sequence evaluated from its beginning; *closing* is the last
+window of all, with the patches at its end that were quiet enough to close the event. Each answer is compared with what
+is true of all that the event has shown, from the first explanation's window on.
 """
 
 import json
@@ -42,7 +42,7 @@ from tvau_edge.runtime.language.messages import halved
 from tvau_edge.runtime.manifest import Manifest
 
 console = Console(stderr=True)
-WAYS = ("never", "window", "closing", "extend")
+WAYS = ("never", "window", "closing", "anew", "extend")
 _LATER = (2, 4, 8, 16)  # temporal patches
 _BATCH = 4
 _NOTHING = np.empty(0, np.uint8)
@@ -157,8 +157,8 @@ class Explaining:
     def _ask(
         self, first: Sequence[Evidence], since: Sequence[Evidence], newest: Sequence[Evidence]
     ) -> dict[str, DialogueResult]:
-        said = {"window": self._run(newest), "never": self._run(first)}
         whole = (*first, *since)
+        said = {"window": self._run(newest), "anew": self._run(whole), "never": self._run(first)}
         said["extend"] = self._dialogue.run_longer(self._p_v(since), self._p_an(whole))
         return said
 

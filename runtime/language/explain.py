@@ -207,10 +207,10 @@ class Explainer:
             raise EvidenceError("the question is empty")
         if len(question) > LONGEST_QUESTION:
             raise EvidenceError(f"the question has {len(question)} characters; at most {LONGEST_QUESTION}")
-        recent = self._recent.get(event)
-        waited = True
+        known, waited = self._recent.get(event), True
 
         def send(seconds: float) -> tuple[Reply, Tensors]:
+            recent = self._recent.find(event) or known  # it may have been explained again meanwhile
             request = self._request("ask", recent, turns=list(recent.turns), question=question)
             reply, tensors = self._exchange(request, recent.tensors, seconds)
             if waited:  # an answer that nobody heard was not said

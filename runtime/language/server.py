@@ -170,7 +170,7 @@ class LanguageServer:
         """Ask all questions, about a clip or about one in the cache that grows; what fails leaves none there."""
         held = self._held
         if request.after is None:
-            self._event, self._held = None, HeldPatches(p_v)
+            self._event, self._held = None, self._note(p_v)
             result = self._dialogue.run(p_v, p_an)
         else:
             if held is None or (self._event, held.digest) != (request.event, request.after):
@@ -183,12 +183,16 @@ class LanguageServer:
         self._event = request.event
         return result
 
+    def _note(self, p_v: NDArray[np.float32]) -> HeldPatches | None:
+        """What a sequence holds that now begins, if it may grow."""
+        return HeldPatches(p_v) if self._patches > self._geometry.temporal_patches else None
+
     def _ask(self, request: Request, p_v: NDArray[np.float32], p_an: NDArray[np.float32] | None) -> Reply:
         if not request.question or not request.question.strip():
             raise EvidenceError("the question is empty")
         if self._event is None or self._event != request.event or self._turns() != request.turns:
             # Another event's clip is in the cache, or another dialogue about this one.
-            self._event, self._held = None, HeldPatches(p_v)
+            self._event, self._held = None, self._note(p_v)
             self._dialogue.begin(p_v, p_an)
             for turn in request.turns:
                 self._dialogue.recall(turn.key, turn.question, turn.answer, turn.tokens)

@@ -256,6 +256,38 @@ def test_questions_see_the_longer_sequence_and_what_was_asked_before(make, serve
     assert (server._dialogue.patches, explainer.health().extended) == (8, 2)
 
 
+class Held(Spy):
+    """Lets a second explanation wait in the language model until the test says so."""
+
+    def __init__(self, language):
+        super().__init__(language)
+        self.begun, self.go = threading.Event(), threading.Event()
+
+    def exchange(self, raw, seconds):
+        if unpack(raw, Request)[0].after is not None:
+            self.begun.set()
+            assert self.go.wait(30)
+        return super().exchange(raw, seconds)
+
+
+def test_a_question_in_the_middle_of_a_second_explanation_is_about_what_is_known_after_it(make, server):
+    held = Held(server)
+    explainer, event = make(held)
+    event = event()
+    event.explain()
+    explainer.submit(event.id, Window(event.seen[2:5]), again=True, since=event.seen[2:5])
+    assert held.begun.wait(30)
+    asking = threading.Thread(target=explainer.ask, args=(event.id, "Who?"))
+    asking.start()
+    asking.join(0.2)
+    held.go.set()
+    asking.join(30)
+    assert [message.kind for message, _ in held.requests] == ["explain", "explain", "ask"]
+    assert held.requests[-1][1]["p_v"].shape[0] == 5
+    turns = explainer._recent.get(event.id).turns
+    assert turns[-1].question == "Who?"
+
+
 def test_a_question_survives_a_second_explanation_that_fails_once(make, settings):
     with LanguageProcess(settings) as process:
         explainer, event = make(process)

@@ -42,23 +42,20 @@ def make_client(config: BrokerConfig, device: str, will_topic: str) -> mqtt.Clie
     client.will_set(will_topic, "offline", qos=1, retain=True)
     # The publisher keeps the window itself: paho's own cannot follow what the broker says when it accepts us.
     client.max_inflight_messages_set(0)
-    client.suppress_exceptions = True  # of our callbacks: they must not end paho's thread
-    spread_reconnects(client)
+    client.suppress_exceptions = True  # of our callbacks: they must not end the thread that calls them
+    client.reconnect_delay_set(*reconnect_delays())  # type: ignore[arg-type]  # any number of seconds will do
     return client
 
 
-def spread_reconnects(client: mqtt.Client, barren: int = 0) -> None:
-    """Choose the delays before reconnecting, doubled from the shorter to the longer.
+def reconnect_delays(barren: int = 0) -> tuple[float, float]:
+    """Seconds before connecting anew, drawn: at first, and at most; each delay is twice the one before.
 
-    They are drawn anew for each outage, so that boxes that lost the same broker do not all come back at once.
+    Boxes that lost the same broker are not to come back all at once.
 
     Args:
-        client: that will reconnect.
-        barren: connections in a row in which the broker acknowledged nothing; paho begins with the shorter delay
-            after each.
+        barren: connections in a row in which the broker acknowledged nothing; after each we begin with the first delay.
     """
-    shortest, longest = random.uniform(0.5, 1.5) * 2 ** min(barren, 5), random.uniform(50, 80)  # noqa: S311
-    client.reconnect_delay_set(shortest, longest)  # type: ignore[arg-type]  # any number of seconds will do
+    return random.uniform(0.5, 1.5) * 2 ** min(barren, 5), random.uniform(50, 80)  # noqa: S311
 
 
 def take_back_all(client: mqtt.Client) -> None:

@@ -1,10 +1,6 @@
-"""Publishes to the broker: verdicts through the outbox, the newest of all else retained, availability with a will.
-
-paho's thread talks to the network, a thread of `Sender` decides what is sent.
-"""
+"""Publishes to the broker: verdicts through the outbox, the newest of all else retained, availability with a will."""
 
 import logging
-import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -15,13 +11,8 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from tvau_edge.runtime.broker_config import BrokerConfig
 from tvau_edge.runtime.control.commands import Commands
-from tvau_edge.runtime.delivery.connection import (
-    advised,
-    connect,
-    failure_reason,
-    make_client,
-    spread_reconnects,
-)
+from tvau_edge.runtime.delivery.connection import advised, connect, failure_reason, make_client
+from tvau_edge.runtime.delivery.network import Network
 from tvau_edge.runtime.delivery.outbox import Outbox
 from tvau_edge.runtime.delivery.sender import Sender
 from tvau_edge.runtime.errors import BrokerError
@@ -82,8 +73,9 @@ class Publisher:
         self._outage: str | None = None  # what was last said of it
         self._client = make_client(config, device, self._available)
         self._sender = Sender(self._client, config, outbox)
+        self._network = Network(self._client, self._sender.work, self._on_connect_fail)
+        self._sender.woken_by(self._network.wake)
         self._client.on_connect, self._client.on_disconnect = self._on_connect, self._on_disconnect
-        self._client.on_connect_fail = self._on_connect_fail
         self._client.on_publish, self._client.on_message = self._on_publish, self._on_message
         self._sender.retain(self._available, b"online", _TEXT)
 
@@ -97,19 +89,18 @@ class Publisher:
         absent = connect(self._client, self._config)
         if absent is not None:
             self._tell_outage(f"cannot be reached: {absent}")
-        self._client.loop_start()
+        self._network.start()
         answered = self._answered.wait(0 if self._config.wait else self._config.connect_seconds)
         if self._refusal is not None:
-            self._client.loop_stop()
+            self._end(time.monotonic())
             raise BrokerError(f"broker {self._config.address} refuses us: {self._refusal}")
         if not answered and not self._config.wait:
-            self._client.loop_stop()
+            self._end(time.monotonic())
             raise BrokerError(
                 f"broker {self._config.address} does not answer in {self._config.connect_seconds:g} s: is it an MQTT "
                 f"broker, does it speak MQTT {self._config.protocol} (broker.protocol, --mqtt), and does it want "
                 "TLS? (broker.tls, mqtts://…)"
             )
-        self._sender.start()
 
     def publish_verdict(self, verdict: Verdict) -> None:
         """Hand over a verdict; returns when the outbox has it."""
@@ -165,12 +156,14 @@ class Publisher:
         while len(self._outbox) > sender.stuck and sender.connected and time.monotonic() < deadline:
             time.sleep(0.02)
         sender.retain(self._available, b"stopped", _TEXT)
-        sender.stop(max(deadline, time.monotonic() + 0.5))
-        self._client.disconnect()
-        self._client.loop_stop()
+        self._end(max(deadline, time.monotonic() + 0.5))
         return len(self._outbox)
 
-    # What follows is called on paho's thread, which must not wait.
+    def _end(self, deadline: float) -> None:
+        self._sender.stop(deadline)
+        self._network.join()
+
+    # What follows is called on the network's thread, which must not wait.
 
     def _on_connect(
         self, client: mqtt.Client, data: Any, flags: Any, reason: ReasonCode, properties: Any
@@ -185,7 +178,7 @@ class Publisher:
         self._refusal = None
         if not self._sender.barren:
             self._outage = None
-        spread_reconnects(client, self._sender.barren)
+        self._network.settle(self._sender.barren)
         if self._commands is not None and self._commands.enabled:
             client.subscribe(f"{self.root}/command/+", qos=1)
         for birth in self._births:
@@ -202,8 +195,8 @@ class Publisher:
         if reason.is_failure and self._refusal is None:
             self._tell_outage(f"is gone: {advised(reason)}")
 
-    def _on_connect_fail(self, client: mqtt.Client, data: Any) -> None:
-        self._tell_outage(f"cannot be reached: {failure_reason(sys.exc_info()[1])}")
+    def _on_connect_fail(self, error: Exception) -> None:
+        self._tell_outage(f"cannot be reached: {failure_reason(error)}")
 
     def _tell_outage(self, what: str) -> None:
         """Say what ails the connection, each thing once."""

@@ -1,6 +1,7 @@
 """Decides what is given to paho and when: verdicts out of the outbox, the newest of what is retained, answers.
 
-All of it happens on one thread, so that each topic keeps its order. Never more is on its way than the broker takes.
+All of it happens on the network's thread, so that each topic keeps its order. Never more is on its way than the broker
+takes.
 """
 
 import json
@@ -9,6 +10,7 @@ import re
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +30,7 @@ log = logging.getLogger(__name__)
 _AHEAD = 256  # messages read from the outbox at once
 _LATE_SECONDS = 5.0  # after which a message counts as late
 _HOLD_SECONDS = (5.0, 300.0)  # before a topic that the broker refused is tried again: at first, at most
+_LOOK_SECONDS = 1.0, 0.2  # between two looks for work of which nobody tells us; while topics are held
 _BARREN = 3  # connections in a row without an acknowledgement, after which a large message is suspected
 _LARGE = 4096  # bytes of a payload; no broker's limit is below that
 _ANSWERS = 100  # answers to commands that may wait
@@ -77,48 +80,35 @@ class Sender:
         self.held: dict[str, float] = {}  # topics that it does not take for now -> when to try again
         self.barren = 0  # connections in a row in which nothing was acknowledged, though something was sent
         self.stuck = 0  # messages that wait although we could send
+        self.connected = False  # the broker has accepted us
+        self._wake: Callable[[], None] = int  # nobody to wake yet
         # Shared with other threads:
         self._guard = threading.Lock()  # of the retained messages
-        self._turn = threading.Lock()  # no verdict goes to a connection that the thread does not know of yet
         self._retained: dict[str, _Retained] = {}
         self._answers: deque[tuple[str, bytes, bytes | None]] = deque()  # topic, payload, correlation
-        self._acknowledged: deque[tuple[int, ReasonCode]] = deque()  # packet ids
-        self._news = threading.Event()
-        self._connected = threading.Event()
-        self._taken_back = threading.Event()  # paho has forgotten all that was in flight
-        self._connection = 0  # how often we were connected
-        self._window, self._most_bytes = config.in_flight, config.max_packet_bytes
-        self._stopping = threading.Event()
-        self._deadline = 0.0
+        self._stop_at: float | None = None  # when to stop (monotonic), whatever is left
         # The thread's own:
+        self._window, self._most_bytes = config.in_flight, config.max_packet_bytes
         self._last, self._generation = FIRST, outbox.generation
         self._ready: deque[Entry] = deque()  # read from the outbox
         self._in_flight: dict[int, tuple[int | None, str]] = {}  # packet id -> number in the outbox, topic
         self._flying: set[int] = set()  # those numbers
         self._older: set[int] = set()  # packet ids of an older connection
+        self._delivered: list[int] = []  # numbers of what was acknowledged, which the outbox is not told of yet
         self._patience: dict[str, float] = {}  # topic -> seconds for which it was last held
         self._abridge: set[int] = set()  # numbers of what was too large for the broker
-        self._seen_connection, self._heard = 0, False  # heard: something was acknowledged on it
+        self._heard = False  # something was acknowledged on this connection
         self._sources: dict[bytes, bytes] = {}  # property of each camera
-        self._thread = threading.Thread(target=self._send, name="mqtt", daemon=True)
         outbox.listen(self._note_put)
 
-    def start(self) -> None:
-        """Begin to send; whatever is given before waits."""
-        self._thread.start()
+    def woken_by(self, wake: Callable[[], None]) -> None:
+        """Have this called, on any thread, when there is something to send."""
+        self._wake = wake
 
     def stop(self, deadline: float) -> None:
-        """Tell what is retained, wait for its acknowledgement until `deadline` (monotonic), and end the thread."""
-        self._deadline = deadline
-        self._stopping.set()
-        self._news.set()
-        if self._thread.is_alive():
-            self._thread.join()
-
-    @property
-    def connected(self) -> bool:
-        """Whether the broker has accepted us."""
-        return self._connected.is_set()
+        """Have `work` tell what is retained and wait for its acknowledgement, until `deadline` (monotonic)."""
+        self._stop_at = deadline
+        self._wake()
 
     def retain(self, topic: str, payload: bytes, content_type: str, qos: int = 1) -> None:
         """Have the newest message of a topic published, now and after each connecting."""
@@ -128,14 +118,14 @@ class Sender:
                 self._retained[topic] = _Retained(payload, content_type, qos)
             else:
                 kept.payload, kept.told = payload, False
-        self._news.set()
+        self._wake()
 
     def tell_again(self, topics: list[str]) -> None:
         """Have what is retained on these topics published again."""
         with self._guard:
             for topic in topics:
                 self._retained[topic].told = False
-        self._news.set()
+        self._wake()
 
     def retains(self, topic: str) -> bool:
         """Whether a topic is one of ours on which something is retained."""
@@ -145,7 +135,9 @@ class Sender:
         """Publish the answer to a command; when too many wait already, it is given up."""
         if len(self._answers) < _ANSWERS:
             self._answers.append((topic, payload, correlation))
-            self._news.set()
+            self._wake()
+
+    # What follows is called on the network's thread alone.
 
     def connect(self, window: int, most_bytes: int | None) -> None:
         """Take note that the broker has accepted us, with so many messages on their way and bytes of a packet.
@@ -154,73 +146,77 @@ class Sender:
         is not to: one of these messages may be what the broker cuts us off for, and those behind it would overtake
         what takes its place.
         """
-        with self._turn:
-            if self._connection and self.barren + 1 >= _BARREN and not self._heard and not self._acknowledged:
-                take_back_all(self._client)
-                self._taken_back.set()
-            self._window = min(self._config.in_flight, window)
-            limits = [limit for limit in (self._config.max_packet_bytes, most_bytes) if limit is not None]
-            self._most_bytes = min(limits, default=None)
-            self._connection += 1
-            self._connected.set()
-        self._news.set()
+        self.barren = self.barren + 1 if self._in_flight and not self._heard else 0
+        self._heard = False
+        with self._guard:  # the broker may have lost all that it was told
+            for kept in self._retained.values():
+                kept.told = False
+        if self.barren >= _BARREN:
+            take_back_all(self._client)
+            self._suspect(next(iter(self._in_flight)))
+            self._forget_flight()
+        self._older = set(self._in_flight)
+        self._window = min(self._config.in_flight, window)
+        limits = [limit for limit in (self._config.max_packet_bytes, most_bytes) if limit is not None]
+        self._most_bytes = min(limits, default=None)
+        self.connected = True
 
     def disconnect(self) -> None:
         """Take note that the connection is gone."""
-        self._connected.clear()
+        self.connected = False
 
     def acknowledge(self, packet: int, reason: ReasonCode) -> None:
-        """Take note of the broker's answer to a message; may be called under paho's locks."""
-        self._acknowledged.append((packet, reason))
-        if not self._news.is_set():
-            self._news.set()
+        """Take note of the broker's answer to a message."""
+        number, topic = self._in_flight.pop(packet, (None, None))
+        if topic is None:  # of QoS 0: that it was written says nothing of the broker
+            return
+        self._heard = True
+        self._older.discard(packet)
+        if number is None:
+            self._note_retained(packet, topic, reason)
+            return
+        self._flying.discard(number)
+        if reason.value >= 0x80:
+            self._refuse(number, topic, reason)
+            return
+        self._delivered.append(number)
+        if self._patience:
+            self._patience.pop(topic, None)
+
+    def work(self) -> float | None:
+        """Tell the outbox what was delivered, and send what there is room for.
+
+        Returns:
+            Seconds after which to call again if there is no news until then; None when we are to stop, and may.
+        """
+        if self._delivered:
+            delivered, self._delivered = self._delivered, []
+            self._abridge.difference_update(delivered)
+            self._outbox.delivered(*delivered)
+        stop_at = self._stop_at
+        if self.connected:
+            self._tell_retained()
+            # paho sends anew what an older connection left unacknowledged; nothing may overtake that.
+            if stop_at is None:
+                self._tell_answers()
+                if not self._older:
+                    self._tell_verdicts()
+        if stop_at is None:
+            return _LOOK_SECONDS[bool(self.held)]
+        left = stop_at - time.monotonic()
+        return left if left > 0 and self._unfinished() else None
 
     def _note_put(self) -> None:
         """Wake the thread, unless the window is full: then an acknowledgement will."""
-        if len(self._in_flight) < self._window and not self._news.is_set():
-            self._news.set()
-
-    def _send(self) -> None:
-        while True:
-            stopping = self._stopping.is_set()
-            self._news.clear()
-            self._note_acknowledged()
-            busy = self._pass_on(stopping) if self._connected.is_set() else False
-            if stopping and (not self._unfinished() or time.monotonic() > self._deadline):
-                return
-            if not busy:
-                self._news.wait(0.02 if stopping else 0.2)
+        if self.connected and len(self._in_flight) < self._window:
+            self._wake()
 
     def _unfinished(self) -> bool:
         """Whether something that is not in the outbox is left to be told or acknowledged."""
-        if not self._connected.is_set():
+        if not self.connected:
             return False
         with self._guard:
             return any(not kept.told or kept.packet is not None for kept in self._retained.values())
-
-    def _pass_on(self, stopping: bool) -> bool:
-        """Send what there is room for; whether anything was sent."""
-        connection = self._connection
-        if connection != self._seen_connection:  # the broker may have lost all that it was told
-            self._seen_connection = connection
-            self.barren = self.barren + 1 if self._in_flight and not self._heard else 0
-            self._heard = False
-            with self._guard:
-                for kept in self._retained.values():
-                    kept.told = False
-            if self._taken_back.is_set():
-                self._taken_back.clear()
-                if self.barren >= _BARREN:
-                    self._suspect(next(iter(self._in_flight)))
-                self._forget_flight()
-            self._older = set(self._in_flight)
-        sent = self._tell_retained()
-        if not stopping:
-            sent = self._tell_answers() or sent
-            # paho sends anew what an older connection left unacknowledged; nothing may overtake that.
-            if not self._older:
-                sent = self._tell_verdicts(connection) or sent
-        return sent
 
     def _forget_flight(self) -> None:
         """Begin anew with all that was in flight, in order."""
@@ -257,7 +253,7 @@ class Sender:
     def _room(self) -> int:
         return self._window - len(self._in_flight)
 
-    def _tell_retained(self) -> bool:
+    def _tell_retained(self) -> None:
         with self._guard:
             due = [item for item in self._retained.items() if not item[1].told and item[1].packet is None]
         for topic, kept in due[: max(self._room(), 0)]:
@@ -266,18 +262,14 @@ class Sender:
                 payload, body = kept.payload, properties.content_type(kept.content_type)
             packet = self._publish(topic, payload, body, None, kept.qos, retain=True)
             kept.packet = packet if kept.qos else None
-        return bool(due)
 
-    def _tell_answers(self) -> bool:
-        sent = False
+    def _tell_answers(self) -> None:
         while self._answers and self._room() > 0:
             topic, payload, correlation = self._answers.popleft()
             body = _JSON + (properties.correlation(correlation) if correlation is not None else b"")
             self._publish(topic, payload, body, None)
-            sent = True
-        return sent
 
-    def _tell_verdicts(self, connection: int) -> bool:
+    def _tell_verdicts(self) -> None:
         if self.held:
             now = time.monotonic()
             over = [topic for topic, until in self.held.items() if until <= now]
@@ -286,21 +278,13 @@ class Sender:
                 self._rewind()
         if self._generation != self._outbox.generation:
             self._rewind()
-        sent = False
-        # A new connection has to see to older messages first; paho waits before it makes one.
         while self._room() > 0:
             entry = self._next()
             if entry is None:
                 self.stuck = 0 if self._in_flight else len(self._outbox)
                 break
             self.stuck = 0
-            with self._turn:
-                if not self._connected.is_set() or self._connection != connection:
-                    self._rewind()
-                    break
-                self._tell_verdict(entry)
-            sent = True
-        return sent
+            self._tell_verdict(entry)
 
     def _next(self) -> Entry | None:
         """The next message of the outbox that may be sent now."""
@@ -373,30 +357,6 @@ class Sender:
         """Whether a packet would be larger than the broker takes; its lengths and its id make up to 14 bytes."""
         size = 14 + len(topic.encode()) + len(body) + len(payload)
         return self._most_bytes is not None and size > self._most_bytes
-
-    def _note_acknowledged(self) -> None:
-        """Take what the broker has acknowledged out of the outbox."""
-        delivered: list[int] = []
-        self._heard = self._heard or bool(self._acknowledged)
-        while self._acknowledged:
-            packet, reason = self._acknowledged.popleft()
-            number, topic = self._in_flight.pop(packet, (None, None))
-            self._older.discard(packet)
-            if topic is None:
-                continue
-            if number is None:
-                self._note_retained(packet, topic, reason)
-                continue
-            self._flying.discard(number)
-            if reason.value >= 0x80:
-                self._refuse(number, topic, reason)
-                continue
-            delivered.append(number)
-            if self._patience:
-                self._patience.pop(topic, None)
-        if delivered:
-            self._abridge.difference_update(delivered)
-            self._outbox.delivered(*delivered)
 
     def _note_retained(self, packet: int, topic: str, reason: ReasonCode) -> None:
         if reason.is_failure:

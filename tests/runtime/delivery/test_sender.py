@@ -83,6 +83,23 @@ def test_a_limit_that_the_broker_tells_only_by_cutting_the_connection(
     eventually(lambda: "6000 bytes on tvau/box/door/heatmap" in caplog.text, "a word about the picture")
 
 
+def test_a_broker_that_cuts_us_off_is_found_out_although_health_was_sent_to_it(
+    make_mosquitto, make_publisher, subscribe, make_verdict, outbox, eventually, monkeypatch
+):
+    """Nobody acknowledges a message of QoS 0, so it says nothing of how the broker takes the others."""
+    monkeypatch.setattr(sender, "_BARREN", 1)
+    broker = make_mosquitto("allow_anonymous true", "message_size_limit 4500")
+    subscriber = subscribe(broker.port)
+    publisher = make_publisher(broker.port)
+    publisher.start()
+    publisher.publish_health(b'{"fps": 1}')
+    subscriber.wait("tvau/box/health")
+    publisher.publish_verdict(large(make_verdict(0), 5000))
+    (message,) = subscriber.wait(VERDICTS)
+    assert json.loads(message.payload)["abridged"]
+    eventually(lambda: len(outbox) == 0, "an empty outbox")
+
+
 def test_what_does_not_fit_even_abridged_is_given_up_and_counted(
     make_mosquitto, make_publisher, subscribe, make_verdict, outbox, eventually, caplog
 ):

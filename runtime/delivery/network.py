@@ -25,41 +25,49 @@ class Network:
     """Keeps a paho client connected, on a thread of its own, which also calls all its callbacks.
 
     Args:
-        client: knows where to connect to by the time of `start`.
-        work: publishes what there is to publish. Returns the seconds after which it wants to be called again, should
-            nothing happen until then; or None when all is done: then we say goodbye to the broker, and the thread ends.
+        client: not connected yet; knows where to by the time of `start`.
         fail: is told why there is no connection.
     """
 
-    def __init__(
-        self, client: mqtt.Client, work: Callable[[], float | None], fail: Callable[[Exception], None]
-    ) -> None:
-        self._client, self._work, self._fail = client, work, fail
+    def __init__(self, client: mqtt.Client, fail: Callable[[Exception], None]) -> None:
+        self._client, self._fail = client, fail
         self._poll = select.poll()
         self._inside, self._outside = socket.socketpair()  # to wake the thread
         self._inside.setblocking(False)
         self._outside.setblocking(False)
         self._poll.register(self._inside, select.POLLIN)
         self._woken = False
-        client.on_socket_open = lambda client, data, connection: self._poll.register(connection, select.POLLIN)
+        client.on_socket_open = lambda client, data, connection: self._poll.register(
+            connection, select.POLLIN
+        )
         client.on_socket_close = lambda client, data, connection: self._poll.unregister(connection)
         client.on_socket_register_write = self._queued
         self._cared = 0.0  # when we last looked after pings
         self._delays = reconnect_delays()
         self._delay: float | None = None  # the last one
         self._due: float | None = 0.0  # when to connect; None: as soon as a delay has passed
-        self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
+        self._thread: threading.Thread | None = None
 
-    def start(self) -> None:
-        """Begin; the client may be connected already."""
+    def start(self, work: Callable[[], float | None]) -> None:
+        """Begin; the client may be connected already.
+
+        Args:
+            work: publishes what there is to publish. Returns the seconds after which it wants to be called again,
+                should nothing happen until then; or None when all is done: then we say goodbye, and the thread ends.
+        """
         if self._client.socket() is not None:
             self._due = None
+        self._thread = threading.Thread(target=self._run, args=(work,), name="mqtt", daemon=True)
         self._thread.start()
 
-    def join(self) -> None:
-        """Wait until the thread has ended; at once if it never began."""
-        if self._thread.is_alive():
-            self._thread.join()
+    def join(self, seconds: float) -> None:
+        """Wait for the thread's end, so long at most: it may hang in connecting, and ends after that.
+
+        Args:
+            seconds: besides those in which it says goodbye.
+        """
+        if self._thread is not None:
+            self._thread.join(max(seconds, 0) + 2 * _GOODBYE_SECONDS)
 
     def wake(self) -> None:
         """Have `work` called soon; any thread may ask."""
@@ -81,15 +89,18 @@ class Network:
         if threading.current_thread() is not self._thread:
             self.wake()
 
-    def _run(self) -> None:
+    def _run(self, work: Callable[[], float | None]) -> None:
         try:
-            while (patience := self._work()) is not None:
+            while (patience := work()) is not None:
                 try:
                     if self._client.socket() is None:
                         self._connect(patience)
                     else:
                         self._exchange(patience)
-                except (OSError, ValueError) as error:  # paho connects anew in some answers of the broker, too
+                except (
+                    OSError,
+                    ValueError,
+                ) as error:  # paho connects anew in some answers of the broker, too
                     self._fail(error)
             self._part()
         finally:
@@ -121,11 +132,10 @@ class Network:
         if blocked:
             self._poll.modify(connection, select.POLLIN | select.POLLOUT)
         # What TLS has decrypted already, poll does not know of.
-        if getattr(connection, "pending", int)():
+        if getattr(connection, "pending", int)() or self._wait(min(patience, _CARE_SECONDS)):
             client.loop_read()
-        elif self._wait(patience):
-            client.loop_read()
-        if blocked and client.socket() is connection:
+        connection = client.socket()
+        if blocked and connection is not None:
             self._poll.modify(connection, select.POLLIN)
         now = time.monotonic()
         if now - self._cared >= _CARE_SECONDS:

@@ -72,9 +72,8 @@ class Publisher:
         self._refusal: str | None = None
         self._outage: str | None = None  # what was last said of it
         self._client = make_client(config, device, self._available)
-        self._sender = Sender(self._client, config, outbox)
-        self._network = Network(self._client, self._sender.work, self._on_connect_fail)
-        self._sender.woken_by(self._network.wake)
+        self._network = Network(self._client, self._on_connect_fail)
+        self._sender = Sender(self._client, config, outbox, self._network.wake)
         self._client.on_connect, self._client.on_disconnect = self._on_connect, self._on_disconnect
         self._client.on_publish, self._client.on_message = self._on_publish, self._on_message
         self._sender.retain(self._available, b"online", _TEXT)
@@ -89,7 +88,7 @@ class Publisher:
         absent = connect(self._client, self._config)
         if absent is not None:
             self._tell_outage(f"cannot be reached: {absent}")
-        self._network.start()
+        self._network.start(self._sender.work)
         answered = self._answered.wait(0 if self._config.wait else self._config.connect_seconds)
         if self._refusal is not None:
             self._end(time.monotonic())
@@ -161,7 +160,7 @@ class Publisher:
 
     def _end(self, deadline: float) -> None:
         self._sender.stop(deadline)
-        self._network.join()
+        self._network.join(deadline - time.monotonic())
 
     # What follows is called on the network's thread, which must not wait.
 

@@ -71,17 +71,19 @@ class Sender:
         client: not connected yet.
         config: of the broker.
         outbox: where verdicts wait.
+        wake: has `work` called soon, and may be called by any thread.
     """
 
-    def __init__(self, client: mqtt.Client, config: BrokerConfig, outbox: Outbox) -> None:
-        self._client, self._config, self._outbox = client, config, outbox
+    def __init__(
+        self, client: mqtt.Client, config: BrokerConfig, outbox: Outbox, wake: Callable[[], None]
+    ) -> None:
+        self._client, self._config, self._outbox, self._wake = client, config, outbox, wake
         self._five = config.protocol == "5"
         self.refused = 0  # messages that the broker never takes
         self.held: dict[str, float] = {}  # topics that it does not take for now -> when to try again
         self.barren = 0  # connections in a row in which nothing was acknowledged, though something was sent
         self.stuck = 0  # messages that wait although we could send
         self.connected = False  # the broker has accepted us
-        self._wake: Callable[[], None] = int  # nobody to wake yet
         # Shared with other threads:
         self._guard = threading.Lock()  # of the retained messages
         self._retained: dict[str, _Retained] = {}
@@ -94,16 +96,12 @@ class Sender:
         self._in_flight: dict[int, tuple[int | None, str]] = {}  # packet id -> number in the outbox, topic
         self._flying: set[int] = set()  # those numbers
         self._older: set[int] = set()  # packet ids of an older connection
-        self._delivered: list[int] = []  # numbers of what was acknowledged, which the outbox is not told of yet
+        self._delivered: list[int] = []  # numbers of what was acknowledged; the outbox does not know yet
         self._patience: dict[str, float] = {}  # topic -> seconds for which it was last held
         self._abridge: set[int] = set()  # numbers of what was too large for the broker
         self._heard = False  # something was acknowledged on this connection
         self._sources: dict[bytes, bytes] = {}  # property of each camera
         outbox.listen(self._note_put)
-
-    def woken_by(self, wake: Callable[[], None]) -> None:
-        """Have this called, on any thread, when there is something to send."""
-        self._wake = wake
 
     def stop(self, deadline: float) -> None:
         """Have `work` tell what is retained and wait for its acknowledgement, until `deadline` (monotonic)."""
@@ -355,8 +353,9 @@ class Sender:
 
     def _exceeds(self, topic: str, payload: bytes, body: bytes) -> bool:
         """Whether a packet would be larger than the broker takes; its lengths and its id make up to 14 bytes."""
-        size = 14 + len(topic.encode()) + len(body) + len(payload)
-        return self._most_bytes is not None and size > self._most_bytes
+        if self._most_bytes is None:
+            return False
+        return 14 + len(topic.encode()) + len(body) + len(payload) > self._most_bytes
 
     def _note_retained(self, packet: int, topic: str, reason: ReasonCode) -> None:
         if reason.is_failure:

@@ -53,6 +53,7 @@ class Delivery:
         sync_p99: the same.
         cpu_paho: microseconds of this process per message, of paho alone.
         cpu_outbox: the same through the outbox.
+        cpu_put: of these, in the threads that put, without making their messages.
         load: 1-minute load average per core at the end; above 1, others were at work and the times are theirs too.
     """
 
@@ -69,6 +70,7 @@ class Delivery:
     sync_p99: float
     cpu_paho: float
     cpu_outbox: float
+    cpu_put: float
     load: float
 
 
@@ -164,12 +166,13 @@ def paho_alone(port: int, payload: bytes, messages: int) -> float:
 
 def through_the_outbox(
     port: int, folder: Path, payload: bytes, messages: int, threads: int
-) -> tuple[float, list[float]]:
-    """Acknowledged messages per second through the outbox, and the seconds of each `put`."""
+) -> tuple[float, list[float], float]:
+    """Acknowledged messages per second through the outbox, seconds of each `put`, CPU seconds of all `put` together."""
     outbox = Outbox(folder / f"outbox-{time.monotonic_ns()}.db")
     publisher = Publisher(BrokerConfig(host="127.0.0.1", port=port), "box", outbox)
     publisher.start()
     times: list[list[float]] = [[] for _ in range(threads)]
+    cpu = [0.0] * threads
 
     def put(number: int) -> None:
         clock, mine = time.perf_counter, times[number]
@@ -177,6 +180,7 @@ def through_the_outbox(
             before = clock()
             outbox.put(f"tvau/box/camera{number}/verdict", "start", payload)
             mine.append(clock() - before)
+        cpu[number] = time.thread_time()
 
     workers = [threading.Thread(target=put, args=(number,)) for number in range(threads)]
     started = time.perf_counter()
@@ -189,7 +193,7 @@ def through_the_outbox(
     seconds = time.perf_counter() - started
     publisher.stop(0)
     outbox.close()
-    return messages // threads * threads / seconds, [value for mine in times for value in mine]
+    return messages // threads * threads / seconds, [value for mine in times for value in mine], sum(cpu)
 
 
 def sync_times(folder: Path, count: int = 200) -> list[float]:
@@ -212,20 +216,22 @@ def measure(messages: int = 20_000, threads: int = 16, rounds: int = 3) -> Deliv
     """
     payload = sample_verdict().to_json()
     paho, outbox, puts, syncs = [], [], [], []
-    cpu = [0.0, 0.0]
+    cpu = [0.0, 0.0, 0.0]
     with tempfile.TemporaryDirectory() as name, local_mosquitto(Path(name)) as port:
         for _ in range(rounds):
             syncs += sync_times(Path(name))
             before = time.process_time()
             paho.append(paho_alone(port, payload, messages))
             between = time.process_time()
-            rate, times = through_the_outbox(port, Path(name), payload, messages, threads)
+            rate, times, putting = through_the_outbox(port, Path(name), payload, messages, threads)
             cpu[0] += between - before
             cpu[1] += time.process_time() - between
+            cpu[2] += putting
             outbox.append(rate)
             puts += times
     puts.sort()
     syncs.sort()
+    microseconds = [round(seconds / rounds / messages * 1e6, 1) for seconds in cpu]
     return Delivery(
         messages=messages,
         bytes=len(payload),
@@ -238,8 +244,9 @@ def measure(messages: int = 20_000, threads: int = 16, rounds: int = 3) -> Deliv
         put_max=round(puts[-1] * 1e3, 3),
         sync_p50=round(syncs[len(syncs) // 2] * 1e3, 3),
         sync_p99=round(syncs[int(len(syncs) * 0.99)] * 1e3, 3),
-        cpu_paho=round(cpu[0] / rounds / messages * 1e6, 1),
-        cpu_outbox=round(cpu[1] / rounds / messages * 1e6, 1),
+        cpu_paho=microseconds[0],
+        cpu_outbox=microseconds[1],
+        cpu_put=microseconds[2],
         load=round(os.getloadavg()[0] / (os.cpu_count() or 1), 1),
     )
 

@@ -120,7 +120,7 @@ def outbox(job: Job, facts: Facts) -> Iterator[float]:
     payload = sample_verdict().to_json()
     with TemporaryDirectory(prefix="tvau-bench-") as name, local_mosquitto(Path(name)) as port:
         while True:
-            rate, _ = through_the_outbox(port, Path(name), payload, job.case.samples, 4)
+            rate, _, _ = through_the_outbox(port, Path(name), payload, job.case.samples, 4)
             yield job.case.samples / rate
 
 

@@ -37,10 +37,8 @@ class Network:
         self._outside.setblocking(False)
         self._poll.register(self._inside, select.POLLIN)
         self._woken = False
-        client.on_socket_open = lambda client, data, connection: self._poll.register(
-            connection, select.POLLIN
-        )
-        client.on_socket_close = lambda client, data, connection: self._poll.unregister(connection)
+        client.on_socket_open = lambda client, data, opened: self._poll.register(opened, select.POLLIN)
+        client.on_socket_close = lambda client, data, closed: self._poll.unregister(closed)
         client.on_socket_register_write = self._queued
         self._cared = 0.0  # when we last looked after pings
         self._delays = reconnect_delays()
@@ -66,7 +64,9 @@ class Network:
         Args:
             seconds: besides those in which it says goodbye.
         """
-        if self._thread is not None:
+        if self._thread is None:
+            self._close()
+        else:
             self._thread.join(max(seconds, 0) + 2 * _GOODBYE_SECONDS)
 
     def wake(self) -> None:
@@ -92,20 +92,20 @@ class Network:
     def _run(self, work: Callable[[], float | None]) -> None:
         try:
             while (patience := work()) is not None:
-                try:
+                try:  # paho itself connects anew at some answers of the broker: either may fail
                     if self._client.socket() is None:
                         self._connect(patience)
                     else:
                         self._exchange(patience)
-                except (
-                    OSError,
-                    ValueError,
-                ) as error:  # paho connects anew in some answers of the broker, too
+                except (OSError, ValueError) as error:
                     self._fail(error)
             self._part()
         finally:
-            self._inside.close()
-            self._outside.close()
+            self._close()
+
+    def _close(self) -> None:
+        self._inside.close()
+        self._outside.close()
 
     def _connect(self, patience: float) -> None:
         """Connect if it is time to, else wait for that or for news."""

@@ -3,6 +3,7 @@
 import random
 import socket
 import ssl
+from typing import Any
 
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
@@ -37,6 +38,7 @@ def make_client(config: BrokerConfig, device: str, will_topic: str) -> mqtt.Clie
         client.username_pw_set(config.username, password.get_secret_value() if password else None)
     if config.websocket_path:
         client.ws_set_options(config.websocket_path)
+        client.on_socket_open = _write_whole
     if config.tls is not None:
         client.tls_set_context(_tls_context(config))
     client.will_set(will_topic, "offline", qos=1, retain=True)
@@ -45,6 +47,19 @@ def make_client(config: BrokerConfig, device: str, will_topic: str) -> mqtt.Clie
     client.suppress_exceptions = True  # of our callbacks: they must not end the thread that calls them
     client.reconnect_delay_set(*reconnect_delays())  # type: ignore[arg-type]  # any number of seconds will do
     return client
+
+
+def _write_whole(client: mqtt.Client, data: Any, connection: Any) -> None:
+    """Have paho write on when a WebSocket has taken a part of a packet, which it forgets otherwise (its issue 887)."""
+    send = connection.send
+
+    def send_or_block(packet: bytes) -> int:
+        sent: int = send(packet)
+        if not sent:
+            raise BlockingIOError
+        return sent
+
+    connection.send = send_or_block
 
 
 def reconnect_delays(barren: int = 0) -> tuple[float, float]:

@@ -37,7 +37,8 @@ class Network:
         self._outside.setblocking(False)
         self._poll.register(self._inside, select.POLLIN)
         self._woken = False
-        client.on_socket_open = lambda client, data, opened: self._poll.register(opened, select.POLLIN)
+        self._prepare = client.on_socket_open
+        client.on_socket_open = self._opened
         client.on_socket_close = lambda client, data, closed: self._poll.unregister(closed)
         client.on_socket_register_write = self._queued
         self._cared = 0.0  # when we last looked after pings
@@ -83,6 +84,11 @@ class Network:
             barren: connections in a row in which the broker acknowledged nothing.
         """
         self._delays, self._delay = reconnect_delays(barren), None
+
+    def _opened(self, client: mqtt.Client, data: Any, connection: Any) -> None:
+        if self._prepare is not None:
+            self._prepare(client, data, connection)
+        self._poll.register(connection, select.POLLIN)
 
     def _queued(self, client: mqtt.Client, data: Any, connection: Any) -> None:
         """Take note that something is to be written; paho calls this on the thread that publishes or subscribes."""

@@ -100,6 +100,8 @@ class Sender:
         self._patience: dict[str, float] = {}  # topic -> seconds for which it was last held
         self._abridge: set[int] = set()  # numbers of what was too large for the broker
         self._heard = False  # something was acknowledged on this connection
+        self._trial: dict[int, int] = {}  # packet id -> bytes of a verdict behind which nothing is sent yet
+        self._taken = _LARGE  # bytes of the largest verdict that the broker is known to take
         self._sources: dict[bytes, bytes] = {}  # property of each camera
         outbox.listen(self._note_put)
 
@@ -154,6 +156,7 @@ class Sender:
             self._suspect(next(iter(self._in_flight)))
             self._forget_flight()
         self._older = set(self._in_flight)
+        self._trial, self._taken = {}, _LARGE
         self._window = min(self._config.in_flight, window)
         limits = [limit for limit in (self._config.max_packet_bytes, most_bytes) if limit is not None]
         self._most_bytes = min(limits, default=None)
@@ -173,10 +176,12 @@ class Sender:
         if number is None:
             self._note_retained(packet, topic, reason)
             return
+        size = self._trial.pop(packet, 0)
         self._flying.discard(number)
         if reason.value >= 0x80:
             self._refuse(number, topic, reason)
             return
+        self._taken = max(self._taken, size)
         self._delivered.append(number)
         if self._patience:
             self._patience.pop(topic, None)
@@ -276,7 +281,8 @@ class Sender:
                 self._rewind()
         if self._generation != self._outbox.generation:
             self._rewind()
-        while self._room() > 0:
+        # A broker that does not take a large verdict may go on with what is behind it: nothing is, the first time.
+        while self._room() > 0 and not self._trial:
             entry = self._next()
             if entry is None:
                 self.stuck = 0 if self._in_flight else len(self._outbox)
@@ -311,7 +317,9 @@ class Sender:
             if self._exceeds(entry.topic, payload, body):
                 self._give_up(entry.number, entry.topic, _TOO_LARGE)
                 return
-        self._publish(entry.topic, payload, body, entry.number)
+        packet = self._publish(entry.topic, payload, body, entry.number)
+        if packet is not None and len(payload) > self._taken:
+            self._trial[packet] = len(payload)
 
     def _cloud_event(self, payload: bytes, age: float) -> bytes:
         """Properties with a verdict's CloudEvents attributes (MQTT protocol binding, binary mode) and its expiry."""

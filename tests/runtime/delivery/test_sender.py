@@ -63,7 +63,7 @@ def test_a_verdict_too_large_for_the_broker_comes_abridged(
 def test_a_limit_that_the_broker_tells_only_by_cutting_the_connection(
     make_mosquitto, make_publisher, subscribe, make_verdict, outbox, eventually, caplog, monkeypatch
 ):
-    """As mosquitto 2.0 does with its message_size_limit."""
+    """As it seems with mosquitto 2.0 and its message_size_limit: its answer makes paho cut the connection."""
     monkeypatch.setattr(sender, "_BARREN", 1)
     broker = make_mosquitto("allow_anonymous true", "message_size_limit 4500")
     subscriber = subscribe(broker.port)
@@ -81,6 +81,24 @@ def test_a_limit_that_the_broker_tells_only_by_cutting_the_connection(
     publisher.publish_verdict(make_verdict(3))
     subscriber.wait(VERDICTS, 4)
     eventually(lambda: "6000 bytes on tvau/box/door/heatmap" in caplog.text, "a word about the picture")
+
+
+def test_nothing_overtakes_a_verdict_that_is_too_large(
+    make_mosquitto, make_publisher, subscribe, make_verdict, outbox, eventually, monkeypatch
+):
+    """Mosquitto goes on with what comes behind it, so nothing may be behind it."""
+    monkeypatch.setattr(sender, "_BARREN", 1)
+    broker = make_mosquitto("allow_anonymous true", "message_size_limit 6500")
+    subscriber = subscribe(broker.port)
+    publisher = make_publisher(broker.port)
+    sizes = [0, 4000, 0, 7000, 0, 0]  # some are large, and yet not too large
+    for sequence, size in enumerate(sizes):
+        publisher.publish_verdict(large(make_verdict(sequence), size) if size else make_verdict(sequence))
+    publisher.start()  # all that waits could go at once
+    eventually(lambda: len(outbox) == 0, "an empty outbox")
+    messages = [json.loads(message.payload) for message in subscriber.wait(VERDICTS, len(sizes))]
+    assert [message["sequence"] for message in messages] == list(range(len(sizes)))
+    assert [message["abridged"] for message in messages] == [size == 7000 for size in sizes]
 
 
 def test_a_broker_that_cuts_us_off_is_found_out_although_health_was_sent_to_it(

@@ -4,9 +4,7 @@ All of it happens on the network's thread, so that each topic keeps its order. N
 takes.
 """
 
-import json
 import logging
-import re
 import threading
 import time
 from collections import deque
@@ -20,10 +18,11 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from tvau_edge.runtime.broker_config import BrokerConfig
 from tvau_edge.runtime.delivery import properties
+from tvau_edge.runtime.delivery.cloud_events import CloudEvents
 from tvau_edge.runtime.delivery.connection import advised, take_back_all
 from tvau_edge.runtime.delivery.outbox import FIRST, Entry, Outbox
 from tvau_edge.runtime.delivery.properties import PublishProperties
-from tvau_edge.runtime.verdict import SCHEMA, abridged, marked_late
+from tvau_edge.runtime.verdict import abridged, marked_late
 
 log = logging.getLogger(__name__)
 
@@ -38,13 +37,6 @@ _ANSWERS = 100  # answers to commands that may wait
 _PASSING = {0x80, 0x83, 0x87, 0x97}  # unspecified, implementation specific, not authorized, quota exceeded
 _TOO_LARGE = ReasonCode(PacketTypes.DISCONNECT, "Packet too large")
 _JSON = properties.content_type("application/json")
-_CLOUD_EVENT = properties.user(b"specversion", b"1.0") + properties.user(
-    b"type", SCHEMA.replace("/", ".").encode()
-)
-# A quotation mark inside of a JSON string has a backslash before it, so this finds the keys and nothing else.
-_ATTRIBUTES = re.compile(
-    rb'"id":"([^"]+)".*?"device":"((?:[^"\\]|\\.)*)","camera":"((?:[^"\\]|\\.)*)","time":"([^"]+)"', re.DOTALL
-)
 
 
 @dataclass(slots=True)
@@ -102,7 +94,7 @@ class Sender:
         self._heard = False  # something was acknowledged on this connection
         self._trial: dict[int, int] = {}  # packet id -> bytes of a verdict behind which nothing is sent yet
         self._taken = _LARGE  # bytes of the largest verdict that the broker is known to take
-        self._sources: dict[bytes, bytes] = {}  # property of each camera
+        self._events = CloudEvents(config.message_expiry_seconds)
         outbox.listen(self._note_put)
 
     def stop(self, deadline: float) -> None:
@@ -311,7 +303,7 @@ class Sender:
     def _tell_verdict(self, entry: Entry) -> None:
         age = time.time() - entry.stored
         payload = entry.payload if age < _LATE_SECONDS else marked_late(entry.payload)
-        body = self._cloud_event(payload, age) if self._five else b""
+        body = self._events.properties(payload, age) if self._five else b""
         if entry.number in self._abridge or self._exceeds(entry.topic, payload, body):
             payload = abridged(payload)
             if self._exceeds(entry.topic, payload, body):
@@ -320,20 +312,6 @@ class Sender:
         packet = self._publish(entry.topic, payload, body, entry.number)
         if packet is not None and len(payload) > self._taken:
             self._trial[packet] = len(payload)
-
-    def _cloud_event(self, payload: bytes, age: float) -> bytes:
-        """Properties with a verdict's CloudEvents attributes (MQTT protocol binding, binary mode) and its expiry."""
-        found = _ATTRIBUTES.search(payload)
-        if found is None:  # not a verdict
-            return _JSON
-        number, device, camera, moment = found.groups()
-        body = self._sources.get(camera)
-        if body is None:
-            source = f"urn:tvau:{_unquoted(device)}:{_unquoted(camera)}"
-            body = self._sources[camera] = _JSON + _CLOUD_EVENT + properties.user(b"source", source.encode())
-        if self._config.message_expiry_seconds is not None:
-            body += properties.expiry(max(1, self._config.message_expiry_seconds - int(max(age, 0))))
-        return body + properties.user(b"id", number) + properties.user(b"time", moment)
 
     def _publish(
         self,
@@ -396,11 +374,6 @@ class Sender:
     def _give_up(self, number: int, topic: str, reason: ReasonCode) -> None:
         self.refused += 1
         self._abridge.discard(number)
-        self._outbox.delivered(number)
         address = self._config.address
         log.error("broker %s will never take a message on %s: %s", address, topic, advised(reason))
-
-
-def _unquoted(text: bytes) -> str:
-    """A JSON string's value, given what stands between its quotation marks."""
-    return str(json.loads(b'"%s"' % text))
+        self._outbox.delivered(number)

@@ -198,9 +198,9 @@ def test_expiry_counts_from_the_message_not_from_its_sending(
     publisher.publish_verdict(make_verdict())
     (message,) = subscriber.wait(VERDICTS)
     assert 3500 < message.properties.MessageExpiryInterval <= 3600
-    body = publisher._sender._cloud_event(make_verdict().to_json(), 3000.0)
+    body = publisher._sender._events.properties(make_verdict().to_json(), 3000.0)
     assert properties.expiry(600) in body
-    assert properties.expiry(1) in publisher._sender._cloud_event(make_verdict().to_json(), 5000.0)
+    assert properties.expiry(1) in publisher._sender._events.properties(make_verdict().to_json(), 5000.0)
 
 
 def test_over_websockets(make_mosquitto, make_publisher, subscribe, make_verdict, free_port):

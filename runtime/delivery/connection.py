@@ -10,6 +10,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.reasoncodes import ReasonCode
 
 from tvau_edge.runtime.broker_config import BrokerConfig
+from tvau_edge.runtime.delivery.quick_client import QuickClient
 from tvau_edge.runtime.errors import BrokerError, ConfigError
 
 _ADVICE = {  # by the broker's reason
@@ -27,7 +28,7 @@ def make_client(config: BrokerConfig, device: str, will_topic: str) -> mqtt.Clie
     Raises:
         ConfigError: a secret or a file of TLS cannot be read.
     """
-    client = mqtt.Client(
+    client = QuickClient(
         CallbackAPIVersion.VERSION2,
         client_id=config.client_id or f"tvau-{device}",
         protocol=mqtt.MQTTv5 if config.protocol == "5" else mqtt.MQTTv311,

@@ -4,7 +4,8 @@
 
 Both send messages of about 1 kB at QoS 1 to one mosquitto on the loopback interface and count until the last one is
 acknowledged, in turns, `rounds` times. The outbox's are durable before they leave: `put` is called by several
-threads, as cameras do, and timed. Beside it stands what the disk takes to sync 4 kB, below which no `put` can be.
+threads, each with one verdict at a time, and timed. Beside it stands what the disk takes to sync 4 kB, below which no
+`put` can be.
 """
 
 import argparse

@@ -79,7 +79,8 @@ def quantize_verb(
         console.print("[yellow]accepted although the gate refuses it:[/]")
         for text in outcome.failures:
             console.print(f"  {text}", markup=False, highlight=False)
-    Console().print(table(place, outcome.report))
+    if outcome.report["graphs"]:
+        Console().print(table(place, outcome.report))
     if outcome.report["language"]:
         Console().print(types_table(outcome.report))
     console.print(f"report: {place / 'quantization.html'} and {place / 'quantization.txt'}", highlight=False)
@@ -97,7 +98,7 @@ def _names(text: str) -> tuple[str, ...]:
 
 def table(place: Path, report: dict) -> Table:
     """What was made, and how alike it is to the float graph."""
-    shown = Table(title=str(place))
+    shown = Table(title=str(place), box=None)
     for name in ("graph", "layers in float", "heatmap correlation", "events float / INT8", "disagree"):
         shown.add_column(name, justify="left" if name == "graph" else "right")
     compared = {entry["graph"]: entry for entry in report["comparisons"]}
@@ -121,8 +122,9 @@ def types_table(report: dict) -> Table:
     from tvau_edge.quantize.labelled import ANSWERS, choosing
 
     answers = tuple(ANSWERS) if report["labelled"] else ()
-    shown = Table(title="language model")
-    for name in ("type", "MiB", "tokens/s", "KL, nats", "same choice", *answers):
+    shown = Table(title="language model", box=None, padding=(0, 1, 0, 0))
+    headers = [name.replace("bleu4_", "BLEU-4\n").replace("yes_no", "Yes/No\n%") for name in answers]
+    for name in ("type", "MiB", "tokens\n/s", "KL\nnats", "same\nchoice", *headers):
         shown.add_column(name, justify="left" if name == "type" else "right")
     for entry in choosing(report["language"], report["labelled"]):
         figures = [entry["answers"][name] for name in answers]
@@ -130,7 +132,7 @@ def types_table(report: dict) -> Table:
             entry["type"],
             f"{entry['bytes'] / 2**20:.1f}",
             f"{entry['tokens_per_second']:.0f}",
-            f"{entry['divergence']:.5f}",
+            f"{entry['divergence']:.1e}",
             f"{100 * entry['same_choice']:.1f} %",
             *("-" if value is None else f"{value:.2f}" for value in figures),
         )

@@ -58,7 +58,7 @@ def test_the_table_has_answers_only_where_there_are_labels():
     report = {"language": {"q8_0": entry}, "labelled": {"rows": rows}}
     with_answers = types_table(report)
     assert [next(column.cells) for column in with_answers.columns][1:7] == [
-        *("3.0", "50", "0.01000", "98.0 %"),
+        *("3.0", "50", "1.0e-02", "98.0 %"),
         *("98.00", "-"),
     ]
     assert len(types_table({**report, "labelled": {}}).columns) == 5

@@ -27,6 +27,10 @@ from tvau_edge.runtime.language.llama import LanguageModel
 
 console = Console(stderr=True)
 _ALL, _DEVICE = "as exported", "read on the device"
+_COLUMNS = (
+    *("value", "auc", "auc_before", "own", "own_before"),
+    *("others", "others_before", "normal", "normal_before"),
+)
 
 
 def main(
@@ -69,20 +73,15 @@ def main(
         figures[f"micro-AUC, {name}"] = {"value": 100 * float(roc_auc_score(seen, scores[name]))}
     for name in behaviours:
         own = seen & np.array(shown[name])
-        figures[name] = change(np.array(scores[name]), np.array(scores[_ALL]), own, seen & ~own)
+        figures[name] = change(np.array(scores[name]), np.array(scores[_ALL]), own, seen)
     table = Table(
-        title=f"{opened.manifest.name} {file.type}: {count} drawn clips; scores when one behaviour is named"
+        box=None,
+        title=f"{opened.manifest.name} {file.type}: {count} drawn clips; scores when one behaviour is named",
     )
-    for column in ("", "value", "own", "own before", "others", "others before"):
-        table.add_column(column, justify="right" if column else "left")
+    for column in ("", *_COLUMNS):
+        table.add_column(column.replace("_", "\n"), justify="right" if column else "left")
     for name, row in figures.items():
-        table.add_row(
-            name,
-            *(
-                f"{row[c]:.3f}" if c in row else ""
-                for c in ("value", "own", "own_before", "others", "others_before")
-            ),
-        )
+        table.add_row(name, *(f"{row[column]:.3f}" if column in row else "" for column in _COLUMNS))
     Console().print(table)
     if json_file:
         json_file.write_text(json.dumps(figures, indent=2) + "\n")
@@ -102,15 +101,21 @@ def similarities(vision: Vision, frames: NDArray[np.uint8], rows: NDArray[np.flo
 
 
 def change(
-    now: NDArray[np.float64], before: NDArray[np.float64], own: NDArray[np.bool_], others: NDArray[np.bool_]
+    now: NDArray[np.float64], before: NDArray[np.float64], own: NDArray[np.bool_], seen: NDArray[np.bool_]
 ) -> dict[str, float]:
-    """Mean scores of the patches that show what is named, and of those that show another anomaly."""
-    return {
-        "own": float(now[own].mean()),
-        "own_before": float(before[own].mean()),
-        "others": float(now[others].mean()),
-        "others_before": float(before[others].mean()),
-    }
+    """What naming a behaviour changes, over temporal patches: [K] scores, those that show it, those with any anomaly.
+
+    Returns:
+        Mean scores of the patches that show what is named, of those that show another anomaly, and of the normal; and
+        `auc`, how well the first are told from the normal: means alone do not tell, since all scores may fall.
+    """
+    others, told = seen & ~own, own | ~seen
+    figures = {}
+    for name, scores in (("", now), ("_before", before)):
+        figures[f"auc{name}"] = float(roc_auc_score(own[told], scores[told]))
+        for kind, patches in (("own", own), ("others", others), ("normal", ~seen)):
+            figures[f"{kind}{name}"] = float(scores[patches].mean())
+    return figures
 
 
 if __name__ == "__main__":

@@ -22,11 +22,16 @@ def test_rows_are_compared_two_at_a_time_with_the_same_result(shipped_bundle, dr
     np.testing.assert_allclose(together[:, 2:], apart, atol=1e-5)
 
 
-def test_own_patches_and_the_others_are_averaged_apart():
-    now, before = np.array([0.9, 0.2, 0.4, 0.0]), np.array([0.5, 0.5, 0.5, 0.5])
-    own, others = np.array([True, False, False, False]), np.array([False, True, True, False])
-    found = named.change(now, before, own, others)
-    assert found == pytest.approx({"own": 0.9, "own_before": 0.5, "others": 0.3, "others_before": 0.5})
+def test_own_patches_the_others_and_the_normal_are_told_apart():
+    now, before = np.array([0.9, 0.2, 0.4, 0.0, 0.2]), np.array([0.5, 0.5, 0.5, 0.5, 0.7])
+    own, seen = np.array([1, 0, 0, 0, 0], bool), np.array([1, 1, 1, 0, 0], bool)
+    found = named.change(now, before, own, seen)
+    assert found == pytest.approx(
+        {
+            **{"own": 0.9, "others": 0.3, "normal": 0.1, "auc": 1.0},
+            **{"own_before": 0.5, "others_before": 0.5, "normal_before": 0.6, "auc_before": 0.25},
+        }
+    )
 
 
 def test_each_behaviour_of_the_split_gets_a_row(shipped_bundle, cache, tmp_path):

@@ -27,10 +27,7 @@ from tvau_edge.runtime.language.llama import LanguageModel
 
 console = Console(stderr=True)
 _ALL, _DEVICE = "as exported", "read on the device"
-_COLUMNS = (
-    *("value", "auc", "auc_before", "own", "own_before"),
-    *("others", "others_before", "normal", "normal_before"),
-)
+_COLUMNS = tuple(f"{name}{when}" for name in ("auc", "own", "others", "normal") for when in ("", "_before"))
 
 
 def main(
@@ -81,7 +78,10 @@ def main(
     for column in ("", *_COLUMNS):
         table.add_column(column.replace("_", "\n"), justify="right" if column else "left")
     for name, row in figures.items():
-        table.add_row(name, *(f"{row[column]:.3f}" if column in row else "" for column in _COLUMNS))
+        if "value" in row:
+            console.print(f"{name}: {row['value']:.3f}", highlight=False)
+        else:
+            table.add_row(name, *(f"{row[column]:.3f}" for column in _COLUMNS))
     Console().print(table)
     if json_file:
         json_file.write_text(json.dumps(figures, indent=2) + "\n")

@@ -22,6 +22,7 @@ from tvau_edge.devices.profile import JetPack, Profile, jetpacks
 _FILES = Path(__file__).parent / "flash"
 _INCOMING = Path("opt/tvau/incoming")
 _WANTS = Path("etc/systemd/system/multi-user.target.wants")
+_MODULES = {"llm": "llama_cpp", "openvino": "openvino"}  # which an extra brings, to try whether they load
 _VENV = 600 << 20  # bytes that an installed environment takes besides the wheels, unpacked
 _GPU_DEVICES = """# The GPU: NVIDIA's own device nodes, nvmap, which is a misc device, and the render nodes.
 DeviceAllow=char-nv* rw
@@ -178,6 +179,7 @@ def _write_release(out: Path, release: Release, size: int) -> None:
         "L4T": release.l4t,
         "COMPATIBLE": " ".join(release.compatible),
         "EXTRAS": f"[{','.join(release.extras)}]" if release.extras else "",
+        "MODULES": " ".join(_MODULES[extra] for extra in release.extras),
         "ENGINES": "yes" if release.backend == "tensorrt" else "",
         "KILOBYTES": str((size + _VENV) >> 10),
     }
@@ -208,7 +210,7 @@ def put_into_rootfs(folder: Path, rootfs: Path, release: Release) -> Path:
     Raises:
         FlashError: it is no root file system, one for another machine or Jetson Linux, or too full.
     """
-    check_rootfs(rootfs, release)
+    check_rootfs(rootfs, release.device, release.machine, release.python, release.l4t)
     size = _size(folder)
     if disk_free(rootfs) < size:
         raise FlashError(
@@ -235,8 +237,15 @@ def put_into_rootfs(folder: Path, rootfs: Path, release: Release) -> Path:
     return incoming
 
 
-def check_rootfs(rootfs: Path, release: Release) -> None:
-    """Refuse what is not the root file system of the release's device.
+def check_rootfs(rootfs: Path, device: str, machine: str, python: str, l4t: str = "") -> None:
+    """Refuse what is not the root file system of a device, or lacks what its first boot needs without a network.
+
+    Args:
+        rootfs: folder.
+        device: name of its profile.
+        machine: as `uname -m` says there.
+        python: version of the device's Python.
+        l4t: beginning of Jetson Linux's version; empty elsewhere.
 
     Raises:
         FlashError: says what is wrong with it.
@@ -246,20 +255,33 @@ def check_rootfs(rootfs: Path, release: Release) -> None:
         raise FlashError(
             f"{rootfs} is no root file system (no etc/os-release){hint if rootfs.is_dir() else ''}"
         )
-    machine = elf_machine(rootfs / "usr/bin/env")
-    if machine not in (release.machine, None):
-        raise FlashError(f"{rootfs} is for {machine}, {release.device} needs {release.machine}")
-    if not release.l4t:
-        return
+    seen = elf_machine(rootfs / "usr/bin/env")
+    if seen not in (machine, None):
+        raise FlashError(f"{rootfs} is for {seen}, {device} needs {machine}")
+    if l4t:
+        _check_jetson_linux(rootfs, l4t)
+    lacks = [
+        package
+        for package, file in (
+            (f"python{python}", "bin/python{}"),
+            (f"python{python}-venv", "lib/python{}/ensurepip"),
+        )
+        if not any((rootfs / place / file.format(python)).exists() for place in ("usr", "usr/local"))
+    ]
+    if lacks:
+        raise FlashError(
+            f"{rootfs} lacks {' and '.join(lacks)}: sudo chroot {rootfs} apt install {' '.join(lacks)}"
+        )
+
+
+def _check_jetson_linux(rootfs: Path, l4t: str) -> None:
     found = (
         (rootfs / "etc/nv_tegra_release").read_text() if (rootfs / "etc/nv_tegra_release").is_file() else ""
     )
-    major, _, minor = release.l4t.partition(".")
+    major, _, minor = l4t.partition(".")
     if not found.startswith(f"# R{major} (release), REVISION: {minor}."):
         seen = found.partition(", GCID")[0].removeprefix("# ") or "no etc/nv_tegra_release"
-        raise FlashError(
-            f"{rootfs} has {seen}; this release is for Jetson Linux {release.l4t} (--jetpack chooses)"
-        )
+        raise FlashError(f"{rootfs} has {seen}; this release is for Jetson Linux {l4t} (--jetpack chooses)")
 
 
 def elf_machine(program: Path) -> str | None:

@@ -67,6 +67,8 @@ def flash_verb(
     opened = Bundle.open(bundle)
     extras = extras_of(chosen, language=llm and opened.manifest.language is not None)
     text = site_for(config, chosen)
+    if rootfs is not None:  # before minutes of downloads
+        check_rootfs(rootfs, chosen.name, chosen.machine, version, release.l4t if release else "")
     with tempfile.TemporaryDirectory(prefix="tvau-flash-") as temporary:
         work = Path(temporary)
         with console.status("collecting wheels"):
@@ -86,8 +88,6 @@ def flash_verb(
                 wheels=work / "wheelhouse",
                 extras=extras,
             )
-        if rootfs is not None:
-            check_rootfs(rootfs, made)
         if dry_run:
             _show(folder, made, ways[0])
         elif rootfs is not None:

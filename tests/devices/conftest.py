@@ -50,7 +50,7 @@ def tree(tmp_path, trees):
 def make_folder(tmp_path):
     """Writes a folder for a device; this machine's own by default."""
 
-    def make(device="x86-avx2", version="0.1.0", name="folder", jetpack=None, machine=MACHINE):
+    def make(device="x86-avx2", version="0.1.0", name="folder", jetpack=None, machine=MACHINE, extras=()):
         chosen = profile(device).model_copy(update={"machine": machine})
         if device == "x86-avx2":
             prefer = chosen.prefer.model_copy(update={"vision": "onnxruntime"})
@@ -68,7 +68,7 @@ def make_folder(tmp_path):
             bundle=bundle,
             config='device = "box"\n',
             wheels=tmp_path / "wheels",
-            extras=(),
+            extras=extras,
         )
         return tmp_path / name, release
 
@@ -91,17 +91,26 @@ case "$1" in
 esac""",
         "useradd": f'echo "useradd $*" >>{log}; touch {tmp_path}/user',
         "userdel": f'echo "userdel $*" >>{log}',
+        "chgrp": f'echo "chgrp $*" >>{log}',
         "usermod": f'echo "usermod $*" >>{log}',
         "id": f'case "$1" in -u) echo 0 ;; *) [ -e {tmp_path}/user ] ;; esac',
         # Makes an environment at once; one test installs with the real one.
         f"python{VERSION}": f"""case "$1" in
     -c) exit 0 ;;
     -m) for last; do :; done; mkdir -p "$last/bin"
-        printf '#!/bin/sh\\n[ ! -e {tmp_path}/no-pip ]\\n' >"$last/bin/python"
+        cp {tmp_path}/venv-python "$last/bin/python"
         printf '#!/bin/sh\\necho help\\n' >"$last/bin/tvau"
         chmod +x "$last/bin/python" "$last/bin/tvau" ;;
 esac""",
     }
+    (tmp_path / "venv-python").write_text(
+        f"""#!/bin/sh
+case "$*" in
+    "-c import llama_cpp") [ ! -e {tmp_path}/no-gomp ] || {{ cat {tmp_path}/no-gomp >&2; exit 1; }} ;;
+    *) [ ! -e {tmp_path}/no-pip ] ;;
+esac
+"""
+    )
     for name, text in scripts.items():
         (commands / name).write_text(f"#!/bin/sh\n{text}\n")
         (commands / name).chmod(0o755)
@@ -110,18 +119,31 @@ esac""",
         def __init__(self):
             self.root, self.log, self.commands = root, log, commands
 
-        def install(self, folder, *arguments, ok=True):
+        def start(self, folder, *arguments, **variables):
             environment = {
                 **os.environ,
                 "PATH": f"{commands}:/usr/sbin:/usr/bin:/sbin:/bin",
                 "TVAU_ROOT": str(root),
                 "TVAU_HEALTH_SECONDS": "12",
                 "TVAU_LOOK_SECONDS": "0",
+                **variables,
             }
             script = [str(folder / "install.sh"), *arguments]
-            done = subprocess.run(script, env=environment, capture_output=True, text=True, check=False)
-            assert (done.returncode == 0) == ok, done.stdout + done.stderr
-            return done.stdout + done.stderr
+            return subprocess.Popen(
+                script,
+                env=environment,
+                umask=0o077,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                start_new_session=True,
+            )
+
+        def install(self, folder, *arguments, ok=True, **variables):
+            process = self.start(folder, *arguments, **variables)
+            said, _ = process.communicate()
+            assert (process.returncode == 0) == ok, said
+            return said
 
         @property
         def current(self):

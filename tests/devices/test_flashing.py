@@ -98,6 +98,8 @@ def rootfs(tmp_path):
     (root / "etc/os-release").write_text("ID=ubuntu\n")
     (root / "etc/nv_tegra_release").write_text("# R36 (release), REVISION: 4.3, GCID: 1\n")
     (root / "usr/bin/env").write_bytes(b"\x7fELF" + bytes(14) + b"\xb7\x00" + bytes(20))
+    (root / f"usr/bin/python{VERSION}").touch()
+    (root / f"usr/lib/python{VERSION}/ensurepip").mkdir(parents=True)
     return root
 
 
@@ -123,6 +125,8 @@ def test_a_root_file_system_installs_at_its_first_boot(orin, rootfs):
         ("machine", "is for x86_64, jetson-orin-nano-8gb needs aarch64"),
         ("release", r"has R35 \(release\), REVISION: 5\.0; this release is for Jetson Linux 36\.4"),
         ("plain", "has no etc/nv_tegra_release"),
+        ("venv", rf"lacks python{VERSION}-venv: sudo chroot \S+ apt install python{VERSION}-venv$"),
+        ("python", rf"lacks python{VERSION} and python{VERSION}-venv: sudo chroot \S+ apt install"),
     ],
 )
 def test_a_root_file_system_of_another_kind(orin, rootfs, change, said):
@@ -132,10 +136,24 @@ def test_a_root_file_system_of_another_kind(orin, rootfs, change, said):
         (rootfs / "usr/bin/env").write_bytes(b"\x7fELF" + bytes(14) + b"\x3e\x00" + bytes(20))
     elif change == "release":
         (rootfs / "etc/nv_tegra_release").write_text("# R35 (release), REVISION: 5.0, GCID: 1\n")
-    else:
+    elif change == "plain":
         (rootfs / "etc/nv_tegra_release").unlink()
+    else:
+        (rootfs / f"usr/lib/python{VERSION}/ensurepip").rmdir()
+        if change == "python":
+            (rootfs / f"usr/bin/python{VERSION}").unlink()
     with pytest.raises(FlashError, match=said):
-        check_rootfs(rootfs, orin[1])
+        put_into_rootfs(orin[0], rootfs, orin[1])
+    assert not (rootfs / "opt").exists()
+
+
+def test_a_python_of_one_s_own_in_a_root_file_system(orin, rootfs):
+    (rootfs / f"usr/bin/python{VERSION}").unlink()
+    (rootfs / f"usr/lib/python{VERSION}/ensurepip").rmdir()
+    (rootfs / "usr/local/bin").mkdir(parents=True)
+    (rootfs / f"usr/local/bin/python{VERSION}").touch()
+    (rootfs / f"usr/local/lib/python{VERSION}/ensurepip").mkdir(parents=True)
+    check_rootfs(rootfs, "jetson-orin-nano-8gb", "aarch64", VERSION, "36.4")
 
 
 def test_machines_of_programs(tmp_path):

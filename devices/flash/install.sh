@@ -19,8 +19,10 @@ units=$root/etc/systemd/system
 health_seconds=${TVAU_HEALTH_SECONDS:-60}
 start=yes any_device=no remove=no purge=no
 
-say() { printf '%s\n' "tvau: $*"; }
-fail() { printf '%s\n' "tvau: error: $*" >&2; exit 1; }
+# A connection that breaks must not leave it half-way: nobody listens then, and it goes on to the end.
+trap '' HUP PIPE
+say() { printf '%s\n' "tvau: $*" || true; } 2>/dev/null
+fail() { printf '%s\n' "tvau: error: $*" >&2 || true; exit 1; }
 
 for argument in "$@"; do
     case $argument in

@@ -109,6 +109,15 @@ def test_one_installs_at_a_time(make_folder, machine, tmp_path):
     assert f"{release.id} runs" in machine.install(folder)
 
 
+def test_it_goes_on_when_nobody_listens_any_more(make_folder, machine):
+    """As when ssh breaks: a release that is half switched to would be looked after by nobody."""
+    folder, release = make_folder()
+    process = machine.start(folder)
+    process.stdout.close()
+    assert process.wait() == 0
+    assert (machine.root / f"opt/tvau/releases/{release.id}/.good").exists()
+
+
 def test_an_update_that_was_cut_off_goes_back_as_well(make_folder, machine, tmp_path):
     """Killed when the new release is in place and not yet known to be healthy."""
     good, first = make_folder()

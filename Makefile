@@ -5,7 +5,7 @@ WHEELS ?= .wheels
 LLAMA := $(shell sed -n 's/^llama-cpp-python==//p' constraints.txt)
 ROOMS := devices runtime benchmarks quantize export reference
 
-.PHONY: arm-proof bench bench-proof demo faults homeassistant lint node system test tree clean
+.PHONY: arm-proof bench bench-proof demo faults homeassistant lint node rootfs-proof system test tree clean
 .DEFAULT_GOAL := demo
 
 ## demo: export the reference checkpoint, watch a drawn clip, receive the verdicts over MQTT
@@ -43,8 +43,14 @@ bench-proof: .venv/.installed
 	$(BIN)/tvau bench compare build/bench/one.json build/bench/slow.json --fail-above 1.05; [ $$? -eq 3 ]
 
 ## arm-proof: install a flashed folder in an emulated arm64 Debian and watch a clip there (root, a quarter of an hour)
-arm-proof: demo
+arm-proof: .venv/.installed
+	@[ -f demo/bundle/manifest.json ] || $(MAKE) demo
 	PYTHON=$(abspath $(BIN))/python scripts/prove_on_arm.sh demo/bundle demo/street.mp4 build/arm
+
+## rootfs-proof: flash, boot, update, roll back and remove in a clean Debian of this architecture (root, 10 minutes)
+rootfs-proof: .venv/.installed
+	@[ -f demo/bundle/manifest.json ] || $(MAKE) demo
+	PYTHON=$(abspath $(BIN))/python WHEELS=$(WHEELS) scripts/prove_on_rootfs.sh demo/bundle demo/street.mp4 build/rootfs
 
 ## lint: ruff, mypy, and the arrows between the rooms
 lint: .venv/.installed tree

@@ -11,23 +11,17 @@
 # crash in Debian 12's emulator (not on hardware).
 set -euo pipefail
 
-if [ $# -lt 2 ]; then
-    sed -n '2,13s/^# \{0,1\}//p' "$0"
-    exit 2
-fi
+. "$(dirname "$0")/proof.sh"
+[ $# -ge 2 ] || usage
 bundle=$(realpath "$1") video=$(realpath "$2") work=${3:-build/arm}
-python=${PYTHON:-python3}
-port=${PORT:-18831}
+name=arm-proof port=${PORT:-18831}
 qemu=$(command -v qemu-aarch64-static)
 mkdir -p "$work"
 work=$(realpath "$work")
 root=$work/root
 
 if [ ! -e "$root/.whole" ]; then
-    rm -rf "$root"
-    mkdir -p "$work/debs"
-    debootstrap --foreign --arch=arm64 --variant=minbase --cache-dir="$work/debs" \
-        --include=python3,python3-venv bookworm "$root" "${MIRROR:-http://deb.debian.org/debian}" >"$work/debootstrap.log"
+    debian "$root" bookworm python3,python3-venv --foreign --arch=arm64
     for package in "$root"/var/cache/apt/archives/*.deb; do
         dpkg-deb --fsys-tarfile "$package" | tar -C "$root" --keep-directory-symlink -xf -
     done
@@ -41,11 +35,9 @@ if [ ! -e "$root/.whole" ]; then
 fi
 
 echo "== flash"
-site=$work/site.toml
-printf 'device = "arm-proof"\n\n[broker]\nhost = "127.0.0.1"\nport = %s\n' "$port" >"$site"
-printf '\n[[camera]]\nname = "street"\nsource = "/root/%s"\n' "$(basename "$video")" >>"$site"
+site "/root/$(basename "$video")"
 echo "onnxruntime==1.23.2" >"$work/constraints.txt"
-"$python" -m tvau_edge.runtime.cli flash "$bundle" --device arm-dotprod --config "$site" --out "$work/folder" \
+tvau flash "$bundle" --device arm-dotprod --config "$work/site.toml" --out "$work/folder" \
     --no-llm --constraint "$work/constraints.txt"
 
 echo "== install, emulated"
@@ -58,14 +50,7 @@ mkdir -p "$root/var/lib/tvau"
     proot -q "$qemu" -0 -r "$root" -b /dev -b /proc -b /sys -w / /bin/sh /root/folder/install.sh --no-start)
 
 echo "== watch, emulated"
-printf 'listener %s 127.0.0.1\nallow_anonymous true\n' "$port" >"$work/mosquitto.conf"
-PATH=$PATH:/usr/sbin mosquitto -c "$work/mosquitto.conf" >"$work/mosquitto.log" 2>&1 &
-broker=$!
-trap 'kill $broker $listener 2>/dev/null || true' EXIT
-listener=
-sleep 1
-mosquitto_sub -h 127.0.0.1 -p "$port" -t 'tvau/arm-proof/+/verdict' >"$work/verdicts.jsonl" &
-listener=$!
+broker
 # One process, so that the emulator is named once; proot of Debian 12 does not know faccessat2, which typer needs.
 unshare --mount sh -c '
     root=$1; shift
@@ -76,6 +61,6 @@ unshare --mount sh -c '
 sleep 1
 
 count=$(wc -l <"$work/verdicts.jsonl")
-echo "== $count verdicts from $("$python" -c "print(__import__('platform').machine())") emulating aarch64"
+echo "== $count verdicts from $(uname -m) emulating aarch64"
 [ "$count" -gt 0 ] || { echo "error: no verdict arrived; $work/run.log tells more" >&2; exit 1; }
 head -c 400 "$work/verdicts.jsonl"; echo

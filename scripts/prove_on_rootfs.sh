@@ -240,7 +240,9 @@ done
 refused "Read-only file system" nsenter --target "$leader" --all -- nsenter --target "$pid" --mount touch /usr/tvau /etc/tvau/x
 [ "$(inside stat -c '%U %G %a' /etc/tvau/site.toml)" = "root tvau 640" ] || die "site.toml is readable by others"
 passes inside journalctl --namespace=tvau --unit tvau --no-pager
-said "Started tvau.service"
+said "tvau\[.*camera street"
+said=$(inside find /var/lib/tvau ! -name 'outbox.db*' ! -name '*.safetensors' ! -path /var/lib/tvau)
+[ -z "$said" ] || die "the service wrote what is not its own: $said"
 ok "runs as tvau, without capabilities, on a read-only system, with its own journal"
 
 part() { grep '^opt/tvau/\|^etc/\|^var/lib/tvau ' "$1" | grep -v __pycache__; }

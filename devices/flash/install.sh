@@ -121,7 +121,7 @@ else
         fail "the wheels do not install with python$PYTHON; nothing was changed but $target, which the next try removes"
     "$target/venv/bin/tvau" --help >/dev/null || fail "tvau does not start from $target/venv"
     for module in $MODULES; do
-        said=$("$target/venv/bin/python" -c "import $module" 2>&1) || {
+        said=$("$target/venv/bin/python" -c "import tvau_edge.runtime, $module" 2>&1) || {
             case $said in *libgomp.so.1*) hint="apt install libgomp1" ;; *) hint="install what is missing" ;; esac
             fail "$module does not load ($(printf '%s' "$said" | tail -n 1)): $hint, and run this again"
         }

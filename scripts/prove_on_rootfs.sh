@@ -88,7 +88,7 @@ trap clean_up EXIT
 listing() {
     (
         cd "$root"
-        quiet=(./proc ./sys ./dev ./run ./tmp ./var/tmp ./home ./var/log './var/lib/systemd/*')
+        quiet=(./proc ./sys ./dev ./run ./tmp ./var/tmp ./home ./var/log ./var/backups './var/lib/systemd/*')
         skip=(-false)
         for place in "${quiet[@]}"; do skip+=(-o -path "$place"); done
         find . -xdev \( "${skip[@]}" \) -prune -o -printf '%P %M %U:%G %l\n'

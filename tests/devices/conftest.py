@@ -106,7 +106,8 @@ esac""",
     (tmp_path / "venv-python").write_text(
         f"""#!/bin/sh
 case "$*" in
-    "-c import tvau_edge.runtime, llama_cpp") [ ! -e {tmp_path}/no-gomp ] || {{ cat {tmp_path}/no-gomp >&2; exit 1; }} ;;
+    "-c import tvau_edge.runtime, llama_cpp")
+        [ ! -e {tmp_path}/no-gomp ] || {{ cat {tmp_path}/no-gomp >&2; exit 1; }} ;;
     *) [ ! -e {tmp_path}/no-pip ] ;;
 esac
 """

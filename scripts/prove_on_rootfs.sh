@@ -6,7 +6,7 @@
 #
 # Needs root, and on Debian: apt-get install debootstrap systemd-container iproute2 openssh-client mosquitto
 # mosquitto-clients python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-good gstreamer1.0-plugins-bad. WORK
-# (default build/rootfs) keeps the root file system. A quarter of an hour on two cores. SUITE names another Debian than
+# (default build/rootfs) keeps the root file system. Ten to twenty minutes on two cores. SUITE names another Debian than
 # bookworm, with PYTHON_THERE its Python. With a wheel of llama-cpp-python in WHEELS (default .wheels) the language model
 # is taken along, and a verdict must come with an explanation. The Debian has no network: only a loopback, where our
 # broker and an RTSP camera with VIDEO are. Not part of it: video devices, which a container does not have.
@@ -241,9 +241,12 @@ refused "Read-only file system" nsenter --target "$leader" --all -- nsenter --ta
 [ "$(inside stat -c '%U %G %a' /etc/tvau/site.toml)" = "root tvau 640" ] || die "site.toml is readable by others"
 passes inside journalctl --namespace=tvau --unit tvau --no-pager
 said "tvau\[.*camera street"
+# A device that is there, and not among DeviceAllow=.
+refused "Operation not permitted" inside sh -c \
+    'echo $$ >/sys/fs/cgroup/system.slice/tvau.service/cgroup.procs && exec cat /dev/net/tun'
 said=$(inside find /var/lib/tvau ! -name 'outbox.db*' ! -name '*.safetensors' ! -path /var/lib/tvau)
 [ -z "$said" ] || die "the service wrote what is not its own: $said"
-ok "runs as tvau, without capabilities, on a read-only system, with its own journal"
+ok "runs as tvau, without capabilities, on a read-only system, with no other devices, with its own journal"
 
 part() { grep '^opt/tvau/\|^etc/\|^var/lib/tvau ' "$1" | grep -v __pycache__; }
 listing >"$work/after" && part "$work/after" >"$work/first"

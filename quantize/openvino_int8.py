@@ -51,6 +51,9 @@ def quantize_openvino(
                 subset_size=len(feeds),
                 ignored_scope=nncf.IgnoredScope(names=kept, validate=False),
                 advanced_parameters=nncf.AdvancedQuantizationParameters(
+                    # x86 CPUs without VNNI add pairs of products in 16 bits, and what is larger is cut off: weights
+                    # of seven bits cannot reach that. A bundle may meet such a CPU wherever it was made.
+                    overflow_fix=nncf.OverflowFix.ENABLE,
                     activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX,
                     smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(matmul=-1, convolution=-1),
                 ),

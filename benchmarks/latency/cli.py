@@ -1,15 +1,18 @@
 """The verb `tvau bench`, and its own: `compare` and `report`."""
 
 import json
+import re
+from collections import Counter
 from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
 import typer
-from rich.console import Console
+from rich.console import Console, Group
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 from typer.core import TyperGroup
 
 from tvau_edge.benchmarks.latency.compare import Comparison, as_json, check, compare
@@ -26,6 +29,7 @@ from tvau_edge.runtime.service.watching import check_place
 
 BUNDLES = "tvau.bench.bundles"  # entry points of rooms above that can make a bundle to be measured
 console = Console(stderr=True)
+_KIND = re.compile(r",? (?:up to|by) |, \d| \d")  # where a reason's words end and its figures begin
 
 
 class MakeBundle(Protocol):
@@ -138,28 +142,35 @@ def _maker() -> MakeBundle:
     raise MissingExtraError("--synthetic", "export")
 
 
-def show(run: Run) -> Table:
-    """A run for the terminal."""
+def show(run: Run) -> Group:
+    """A run for the terminal: a table that fits into 80 columns, and below it what it has no room for."""
     table = Table(
-        title=f"{run.bundle.name}{', random weights' if run.bundle.synthetic else ''}, suite {run.suite}"
+        title=f"{run.bundle.name}{', random weights' if run.bundle.synthetic else ''}, suite {run.suite}",
+        box=None,
+        padding=(0, 1, 0, 0),
     )
     table.add_column("what", overflow="fold")
     for name in ("p50 ms", "p99", "times ours", "limit"):
         table.add_column(name, justify="right")
-    table.add_column("trust", overflow="fold")
+    table.add_column("trust", no_wrap=True)
+    notes: list[str] = []
+    why: Counter[str] = Counter()
     for line in lines(run):
         if not line.percentiles:
-            table.add_row(line.row.key, "", "", "", "", f"not measured: {line.row.missing}")
+            notes.append(f"not measured: {line.row.key}: {line.row.missing}")
             continue
+        why.update(_KIND.split(reason)[0] for reason in line.unstable)
         table.add_row(
             line.row.key,
-            figure(line.percentiles[50]),
-            short(line.percentiles[99].value),
+            *(short(line.percentiles[percent].value) for percent in (50, 99)),
             "ours" if line.row.ours else figure(line.ratio),
             f"{line.share:.0%}" if line.share is not None else "",
-            line.verdict,
+            "unstable" if line.unstable else line.verdict,
         )
-    return table
+    if why:
+        counted = ", ".join(f"{reason} ({count})" for reason, count in why.most_common())
+        notes.append(f"unstable rows: {counted}; the report says which. Compare ratios, not times")
+    return Group(table, *(Text(note) for note in notes))
 
 
 @bench_verb.command("compare")

@@ -1,8 +1,10 @@
+import io
 import json
 
 import pytest
+from rich.console import Console
 
-from tvau_edge.benchmarks.latency.record import write_run
+from tvau_edge.benchmarks.latency.record import Readings, write_run
 from tvau_edge.runtime import cli
 from tvau_edge.runtime.extras import installed
 
@@ -112,3 +114,21 @@ def test_json_of_another_version_is_told(tvau, runs):
     code, said = tvau("bench", "report", runs / "a.json")
     assert code == 1
     assert "schema 'tvau.bench/2'" in said
+
+
+def test_the_terminal_counts_what_makes_rows_unstable_and_names_what_is_missing(draw_run, draw_row):
+    from tvau_edge.benchmarks.latency.cli import show
+
+    stolen = Readings(seconds=1.0, stolen=0.07)
+    rows = [
+        draw_row(10, machine=stolen),
+        draw_row(20, machine=stolen, variant="onnxruntime int8", noise=0.5),
+        draw_row(30, variant="openvino fp32"),
+        draw_row(1, rounds=0, variant="tensorrt int8", missing="no TensorRT here"),
+    ]
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(show(draw_run(rows)))
+    said = " ".join(console.export_text().split())
+    assert "CPU stolen (2), processes differ (1)" in said
+    assert said.count(" unstable ") == 3  # two rows and the note
+    assert "not measured: vision · tensorrt int8 · SingleStream: no TensorRT here" in said

@@ -60,7 +60,7 @@ def open_language(
     except (MissingExtraError, LanguageModelError) as error:
         if wanted == "on":
             raise
-        console.print(f"verdicts go without text: {error}", highlight=False)
+        console.print(f"verdicts go without text: {error}", markup=False, highlight=False)
         return None, None
     stack.callback(process.close)
     return _maker(site, bundle, process, stack), file.type

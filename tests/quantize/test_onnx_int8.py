@@ -3,7 +3,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from tvau_edge.export.graphs import export_vision
 from tvau_edge.export.model.ahd import AHDConfig
@@ -12,7 +12,7 @@ from tvau_edge.export.model.vision import VisionConfig
 from tvau_edge.export.verify import cosine
 from tvau_edge.quantize import weights as stored
 from tvau_edge.quantize.activations import Range, observe
-from tvau_edge.quantize.onnx_int8 import products_with_weights, quantize_vision
+from tvau_edge.quantize.onnx_int8 import products_with_weights, quantize_products, quantize_vision
 from tvau_edge.quantize.simulate import quantize_weight
 
 CONFIG = VisionConfig(3, 64, 4, 96, 128, (2,))
@@ -195,6 +195,23 @@ def test_large_weights_lie_beside_the_graph(quantized, frames, features, tmp_pat
         np.testing.assert_array_equal(mine, theirs)
 
 
+def test_no_cpu_cuts_off_what_a_product_adds_up(tmp_path):
+    """Without VNNI, x86 adds pairs of products in 16 bits; the largest values there are must fit."""
+    node = helper.make_node("MatMul", ["x", "w"], ["y"], name="product")
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, 64]) for name in ("x", "y")]
+    weight = np.random.default_rng(0).choice(np.array([-1, 1], np.float32), (64, 64))
+    weight[:, :8] = 1
+    graph = helper.make_graph([node], "g", ends[:1], ends[1:], [numpy_helper.from_array(weight, "w")])
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10),
+        tmp_path / "a.onnx",
+    )
+    quantize_products(tmp_path / "a.onnx", tmp_path / "b.onnx", ["product"], {"x": Range(0.0, 1.0)})
+    session = onnxruntime.InferenceSession(tmp_path / "b.onnx", providers=["CPUExecutionProvider"])
+    x = np.ones((40, 64), np.float32)
+    np.testing.assert_allclose(session.run(None, {"x": x})[0], x @ weight, atol=1e-3)
+
+
 def test_weights_are_within_half_a_step():
     weight = np.random.default_rng(0).normal(size=(50, 7)).astype(np.float32) * np.logspace(
         -3, 3, 7, dtype="f"
@@ -202,7 +219,7 @@ def test_weights_are_within_half_a_step():
     weight[:, 3] = 0
     values, scales = quantize_weight(weight)
     assert (values.dtype, values.shape, scales.shape) == (np.int8, (50, 7), (7,))
-    assert np.abs(values).max(axis=0).tolist() == [127, 127, 127, 0, 127, 127, 127]
+    assert np.abs(values).max(axis=0).tolist() == [63, 63, 63, 0, 63, 63, 63]
     assert (np.abs(values * scales - weight) <= scales / 2 * 1.0001).all()
 
 

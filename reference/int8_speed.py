@@ -2,7 +2,8 @@
 
 The tower and the merger of a Qwen2.5-VL 7B with a few of its 32 blocks, random weights, are run by torch, ONNX Runtime
 and OpenVINO, in turns: each round times each of them once, so that whatever else the machine does falls on all alike.
-The peak is that of plain INT8 matrix products (oneDNN, by torch) of the tower's own shapes, in the same rounds.
+The peak is that of plain INT8 matrix products of the tower's own shapes, in the same rounds: by torch (oneDNN) or ONNX
+Runtime, whichever is faster, since torch has no fast one on CPUs without VNNI.
 
 `python -m tvau_edge.reference.int8_speed --json speed.json`
 """
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 
 from tvau_edge.export.graphs import export_vision
 from tvau_edge.export.model.vision import VisionConfig, VisionTower
-from tvau_edge.quantize.activations import observe
+from tvau_edge.quantize.activations import Range, observe
 from tvau_edge.quantize.fallback import products_of
 from tvau_edge.quantize.onnx_int8 import quantize_products
 from tvau_edge.quantize.openvino_int8 import cpu_has_bf16, quantize_openvino
@@ -76,7 +77,7 @@ def measure(blocks: int, height: int, width: int, rounds: int, batch: int, folde
         expected = eager(torch.from_numpy(frames[:1]))[1].numpy()
     export_vision(module, folder / "vision.onnx")  # type: ignore[arg-type]
     agreement = _add_graphs(folder, feeds, frames, expected, variants)
-    peak = _add_products(config, height * width // 196, variants)
+    peak = _add_products(config, height * width // 196, folder, variants)
     times: dict[str, list[float]] = {name: [] for name in variants}
     with torch.no_grad():
         for run in variants.values():
@@ -133,18 +134,44 @@ def _add_graphs(
 
 
 def _add_products(
-    config: VisionConfig, patches: int, variants: dict[str, Callable[[], object]]
+    config: VisionConfig, patches: int, folder: Path, variants: dict[str, Callable[[], object]]
 ) -> dict[str, int]:
     """Add plain INT8 products of the tower's shapes; returns multiplications of each."""
     wide, inner = config.hidden_size, config.intermediate_size
     found = {}
     for rows, k, n in ((patches, wide, 3 * wide), (patches, wide, inner), (4 * patches, wide, 3 * wide)):
-        a = torch.randint(-127, 127, (rows, k // 64 * 64), dtype=torch.int8)
-        b = torch.randint(-127, 127, (k // 64 * 64, n // 64 * 64), dtype=torch.int8)
-        name = f"INT8 product {rows} x {a.shape[1]} x {b.shape[1]}"
-        variants[name] = lambda a=a, b=b: torch._int_mm(a, b)  # type: ignore[misc]
-        found[name] = a.shape[0] * a.shape[1] * b.shape[1]
+        k, n = k // 64 * 64, n // 64 * 64
+        a, b = (torch.randint(-63, 64, shape, dtype=torch.int8) for shape in ((rows, k), (k, n)))
+        runs: dict[str, Callable[[], object]] = {
+            "torch": lambda a=a, b=b: torch._int_mm(a, b),  # type: ignore[misc]
+            "ONNX Runtime": _onnx_product(a.numpy(), b.numpy(), folder),
+        }
+        for by, run in runs.items():
+            name = f"INT8 product {rows} x {k} x {n}, {by}"
+            variants[name], found[name] = run, rows * k * n
     return found
+
+
+def _onnx_product(a: NDArray[np.int8], b: NDArray[np.int8], folder: Path) -> Callable[[], object]:
+    """The product in the form that our INT8 graphs have it."""
+    import onnx
+    import onnxruntime
+    from onnx import helper
+
+    ends = [
+        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [None, size])
+        for name, size in (("x", b.shape[0]), ("y", b.shape[1]))
+    ]
+    weight = onnx.numpy_helper.from_array(b.astype(np.float32), "w")
+    node = helper.make_node("MatMul", ["x", "w"], ["y"], name="product")
+    graph = helper.make_graph([node], "product", ends[:1], ends[1:], [weight])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    onnx.save(model, folder / "product.onnx")
+    values = Range(float(a.min()), float(a.max()))
+    quantize_products(folder / "product.onnx", folder / "product.int8.onnx", ["product"], {"x": values})
+    session = onnxruntime.InferenceSession(folder / "product.int8.onnx", providers=["CPUExecutionProvider"])
+    rows = a.astype(np.float32)
+    return lambda: session.run(["y"], {"x": rows})
 
 
 def _summary(

@@ -262,7 +262,7 @@ class Level(Payload):
 
 
 @pytest.fixture
-def commanded(mosquitto, outbox, make_publisher) -> Callable[..., Publisher]:
+def commanded(mosquitto, subscriber, outbox, make_publisher) -> Callable[..., Publisher]:
     """Starts a publisher that obeys the command `level`."""
     commands = Commands(["level"])
     commands.register("level", Level, lambda payload: payload)
@@ -270,6 +270,7 @@ def commanded(mosquitto, outbox, make_publisher) -> Callable[..., Publisher]:
     publisher = make_publisher(mosquitto.port)
     publisher._commands = commands
     publisher.start()
+    subscriber.wait("tvau/box/available")  # sent behind the subscription of commands
     yield publisher
     commands.close()
 
@@ -313,6 +314,7 @@ def test_a_retained_command_is_not_obeyed(mosquitto, subscriber, outbox, make_pu
     publisher = make_publisher(mosquitto.port)
     publisher._commands = commands
     publisher.start()
+    subscriber.wait("tvau/box/available")
     command(subscriber._client, "tvau/box/command/level", b'{"level": 0.6}', "me/answers")
     subscriber.wait("me/answers")
     commands.close()

@@ -1,7 +1,6 @@
 """The verb `tvau bench`, and its own: `compare` and `report`."""
 
 import json
-import re
 from collections import Counter
 from dataclasses import replace
 from importlib.metadata import entry_points
@@ -20,6 +19,7 @@ from tvau_edge.benchmarks.latency.errors import BenchError
 from tvau_edge.benchmarks.latency.record import Run, read_run
 from tvau_edge.benchmarks.latency.report import render
 from tvau_edge.benchmarks.latency.runner import check_backend, run_suite
+from tvau_edge.benchmarks.latency.stability import reasons
 from tvau_edge.benchmarks.latency.suite import choose_suite
 from tvau_edge.benchmarks.latency.table import figure, lines, markdown, short
 from tvau_edge.runtime.bundle import Bundle
@@ -29,7 +29,6 @@ from tvau_edge.runtime.service.watching import check_place
 
 BUNDLES = "tvau.bench.bundles"  # entry points of rooms above that can make a bundle to be measured
 console = Console(stderr=True)
-_KIND = re.compile(r",? (?:up to|by) |, \d| \d")  # where a reason's words end and its figures begin
 
 
 class MakeBundle(Protocol):
@@ -159,7 +158,7 @@ def show(run: Run) -> Group:
         if not line.percentiles:
             notes.append(f"not measured: {line.row.key}: {line.row.missing}")
             continue
-        why.update(_KIND.split(reason)[0] for reason in line.unstable)
+        why.update(reasons(line.row).keys())
         table.add_row(
             line.row.key,
             *(short(line.percentiles[percent].value) for percent in (50, 99)),

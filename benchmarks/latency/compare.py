@@ -83,7 +83,7 @@ def compare(first: Run, second: Run, *, yardstick: bool = False) -> Comparison:
             difference.ratio,
             difference.p,
             difference.real(ALPHA, LEAST),
-            tuple(dict.fromkeys([*reasons(ours[key]), *reasons(theirs[key])])),
+            tuple(dict.fromkeys([*reasons(ours[key]).values(), *reasons(theirs[key]).values()])),
         )
         for key, difference in zip(keys, differences(times), strict=True)
     )

@@ -60,7 +60,7 @@ def _line(run: Run, row: Row, limit: Limits) -> Line:
         bound=against.bound if against else "",
         joules=_joules(row),
         memory=max((r.memory_peak for r in row.rounds if r.memory_peak), default=None),
-        unstable=tuple(reasons(row)),
+        unstable=tuple(reasons(row).values()),
     )
 
 

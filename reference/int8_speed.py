@@ -24,9 +24,11 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor, nn
 
+from tvau_edge.benchmarks.latency.limits import onnx_product
+from tvau_edge.devices.host import usable_cores
 from tvau_edge.export.graphs import export_vision
 from tvau_edge.export.model.vision import VisionConfig, VisionTower
-from tvau_edge.quantize.activations import Range, observe
+from tvau_edge.quantize.activations import observe
 from tvau_edge.quantize.fallback import products_of
 from tvau_edge.quantize.onnx_int8 import quantize_products
 from tvau_edge.quantize.openvino_int8 import cpu_has_bf16, quantize_openvino
@@ -77,7 +79,7 @@ def measure(blocks: int, height: int, width: int, rounds: int, batch: int, folde
         expected = eager(torch.from_numpy(frames[:1]))[1].numpy()
     export_vision(module, folder / "vision.onnx")  # type: ignore[arg-type]
     agreement = _add_graphs(folder, feeds, frames, expected, variants)
-    peak = _add_products(config, height * width // 196, folder, variants)
+    peak = _add_products(config, height * width // 196, variants)
     times: dict[str, list[float]] = {name: [] for name in variants}
     with torch.no_grad():
         for run in variants.values():
@@ -134,7 +136,7 @@ def _add_graphs(
 
 
 def _add_products(
-    config: VisionConfig, patches: int, folder: Path, variants: dict[str, Callable[[], object]]
+    config: VisionConfig, patches: int, variants: dict[str, Callable[[], object]]
 ) -> dict[str, int]:
     """Add plain INT8 products of the tower's shapes; returns multiplications of each."""
     wide, inner = config.hidden_size, config.intermediate_size
@@ -144,34 +146,12 @@ def _add_products(
         a, b = (torch.randint(-63, 64, shape, dtype=torch.int8) for shape in ((rows, k), (k, n)))
         runs: dict[str, Callable[[], object]] = {
             "torch": lambda a=a, b=b: torch._int_mm(a, b),  # type: ignore[misc]
-            "ONNX Runtime": _onnx_product(a.numpy(), b.numpy(), folder),
+            "ONNX Runtime": onnx_product(rows, k, n, "int8", usable_cores()),
         }
         for by, run in runs.items():
             name = f"INT8 product {rows} x {k} x {n}, {by}"
             variants[name], found[name] = run, rows * k * n
     return found
-
-
-def _onnx_product(a: NDArray[np.int8], b: NDArray[np.int8], folder: Path) -> Callable[[], object]:
-    """The product in the form that our INT8 graphs have it."""
-    import onnx
-    import onnxruntime
-    from onnx import helper
-
-    ends = [
-        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [None, size])
-        for name, size in (("x", b.shape[0]), ("y", b.shape[1]))
-    ]
-    weight = onnx.numpy_helper.from_array(b.astype(np.float32), "w")
-    node = helper.make_node("MatMul", ["x", "w"], ["y"], name="product")
-    graph = helper.make_graph([node], "product", ends[:1], ends[1:], [weight])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    onnx.save(model, folder / "product.onnx")
-    values = Range(float(a.min()), float(a.max()))
-    quantize_products(folder / "product.onnx", folder / "product.int8.onnx", ["product"], {"x": values})
-    session = onnxruntime.InferenceSession(folder / "product.int8.onnx", providers=["CPUExecutionProvider"])
-    rows = a.astype(np.float32)
-    return lambda: session.run(["y"], {"x": rows})
 
 
 def _summary(

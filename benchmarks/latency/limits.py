@@ -3,7 +3,7 @@
 import itertools
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,19 +28,30 @@ def matmul(job: Job, facts: Facts) -> Iterator[float]:
         yield time.perf_counter() - started
 
 
-def _weights(size: int, seed: int = 0) -> NDArray[np.float32]:
-    return np.random.default_rng(seed).normal(0, size**-0.5, (size, size)).astype(np.float32)
+def _weights(size: int, seed: int = 0, columns: int | None = None) -> NDArray[np.float32]:
+    drawn = np.random.default_rng(seed).normal(0, size**-0.5, (size, columns or size))
+    return drawn.astype(np.float32)
 
 
 def _onnxruntime(job: Job):
-    """Float: MatMul. INT8: QuantizeLinear, DequantizeLinear around it, the form of our INT8 graphs."""
+    size, threads = job.case.size, job.threads or usable_cores()
+    return onnx_product(size, size, size, job.case.precision, threads)
+
+
+def onnx_product(rows: int, inner: int, columns: int, precision: str, threads: int) -> Callable[[], object]:
+    """A product [rows, inner] @ [inner, columns] by ONNX Runtime: each call computes it once.
+
+    Float: MatMul. INT8: QuantizeLinear, DequantizeLinear around it, the form of our INT8 graphs.
+
+    Raises:
+        BackendError: it has none in this precision, "int8" or "fp32".
+    """
     onnxruntime = load("onnxruntime", "back end onnxruntime", "bench")
     onnx = load("onnx", "the product in ONNX Runtime", "bench")
     helper, numpy_helper = onnx.helper, onnx.numpy_helper
-    size, kind = job.case.size, onnx.TensorProto.FLOAT
-    weights = _weights(size)
+    kind, weights = onnx.TensorProto.FLOAT, _weights(inner, columns=columns)
     nodes, constants = [], {}
-    if job.case.precision == "int8":
+    if precision == "int8":
         scale = float(np.abs(weights).max() / 127)
         constants = {
             "w_q": np.round(weights / scale).astype(np.int8),
@@ -55,24 +66,23 @@ def _onnxruntime(job: Job):
             helper.make_node("DequantizeLinear", ["x_q", "x_scale", "x_zero"], ["x_d"]),
             helper.make_node("MatMul", ["x_d", "w"], ["y"]),
         ]
-    elif job.case.precision == "fp32":
+    elif precision == "fp32":
         constants = {"w": weights}
         nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
     else:
-        raise BackendError(f"ONNX Runtime's CPU provider has no product in {job.case.precision}")
-    shape = [size, size]
+        raise BackendError(f"ONNX Runtime's CPU provider has no product in {precision}")
     graph = helper.make_graph(
         nodes,
         "product",
-        [helper.make_tensor_value_info("x", kind, shape)],
-        [helper.make_tensor_value_info("y", kind, shape)],
+        [helper.make_tensor_value_info("x", kind, [rows, inner])],
+        [helper.make_tensor_value_info("y", kind, [rows, columns])],
         [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = job.threads or usable_cores()
+    options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
-    x = np.random.default_rng(1).normal(0, 1, shape).astype(np.float32)
+    x = np.random.default_rng(1).normal(0, 1, (rows, inner)).astype(np.float32)
     return lambda: session.run(None, {"x": x})
 
 

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from tvau_edge.devices.host import peak_memory
 from tvau_edge.runtime.cameras.feed import FeedState
+from tvau_edge.runtime.language.explain import Explainer
 from tvau_edge.runtime.service.pipeline import Pipeline
 from tvau_edge.runtime.service.watched import Watched
 from tvau_edge.runtime.verdict import Message, Moment, at
@@ -152,19 +153,7 @@ class HealthReader:
                 backend=vision.file.backend,
                 precision=vision.file.precision,
             ),
-            dialogue=None
-            if explainer is None
-            else DialogueHealth(
-                waiting=explainer.waiting,
-                busy_seconds=round(explainer.busy_seconds, 1),
-                state=explainer.health().state,
-                late=explainer.health().late,
-                again=explainer.health().again,
-                extended=explainer.health().extended,
-                restarts=explainer.health().restarts,
-                explained=pipeline.explained,
-                given_up=explainer.given_up,
-            ),
+            dialogue=None if explainer is None else _dialogue(explainer, pipeline.explained),
             delivery=DeliveryHealth.model_validate(dict(delivery)),
             verdicts=pipeline.verdicts,
             memory_bytes=status.get("VmRSS"),
@@ -176,6 +165,21 @@ class HealthReader:
             power_watts=power(),
             versions=self._versions,
         )
+
+
+def _dialogue(explainer: Explainer, explained: int) -> DialogueHealth:
+    told = explainer.health()
+    return DialogueHealth(
+        waiting=told.waiting,
+        busy_seconds=round(explainer.busy_seconds, 1),
+        state=told.state,
+        late=told.late,
+        again=told.again,
+        extended=told.extended,
+        restarts=told.restarts,
+        explained=explained,
+        given_up=told.given_up,
+    )
 
 
 def _camera(watched: Watched, dropped: int) -> CameraHealth:

@@ -9,8 +9,7 @@ from rich.console import Console
 from tvau_edge.benchmarks.reliability import fit, plot
 from tvau_edge.devices.errors import TvauError
 from tvau_edge.reference.samples import first_seed
-from tvau_edge.reference.windows import seen_windows
-from tvau_edge.runtime.bundle import Bundle
+from tvau_edge.reference.windows import seen_windows, speaking
 from tvau_edge.runtime.language.calibration import YesCalibration
 from tvau_edge.runtime.language.dialogue import Dialogue, context_needed
 from tvau_edge.runtime.language.llama import LanguageModel
@@ -30,17 +29,13 @@ def main(
     cache: Annotated[Path, typer.Option(help="Folder of drawn clips.")] = Path("build/reference/clips"),
 ) -> None:
     """Fit a curve on the log-odds of yes, and write it."""
-    opened, start = Bundle.open(bundle), first_seed(split)
-    manifest, file = opened.manifest, opened.language(kind)
-    if file is None or manifest.language is None:
-        raise TvauError(f"{bundle} has no language model")
+    start, (opened, language, file) = first_seed(split), speaking(bundle, kind)
+    manifest = opened.manifest
     seeds = range(start, start + count)
-    context = context_needed(manifest.language, manifest.geometry, manifest.base_tokens)
+    context = context_needed(language, manifest.geometry, manifest.base_tokens)
     odds, labels = [], []
-    only = manifest.language.model_copy(
-        update={
-            "questions": [question for question in manifest.language.questions if question.key == "anomaly"]
-        }
+    only = language.model_copy(
+        update={"questions": [question for question in language.questions if question.key == "anomaly"]}
     )
     with LanguageModel(opened.file(file.file), context=context) as model:
         dialogue = Dialogue(model, only, manifest.geometry)

@@ -14,10 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 from tvau_edge.benchmarks.answers import bleu4
-from tvau_edge.devices.errors import TvauError
 from tvau_edge.reference.samples import first_seed
-from tvau_edge.reference.windows import SeenWindow, seen_windows
-from tvau_edge.runtime.bundle import Bundle
+from tvau_edge.reference.windows import SeenWindow, seen_windows, speaking
 from tvau_edge.runtime.language.dialogue import Dialogue, context_needed
 from tvau_edge.runtime.language.llama import LanguageModel
 
@@ -52,11 +50,8 @@ def main(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here.")] = None,
 ) -> None:
     """Compare the ways to ask on drawn windows."""
-    opened, start = Bundle.open(bundle), first_seed(split)
-    manifest, file = opened.manifest, opened.language(kind)
-    if file is None or manifest.language is None:
-        raise TvauError(f"{bundle} has no language model")
-    language, geometry = manifest.language, manifest.geometry
+    start, (opened, language, file) = first_seed(split), speaking(bundle, kind)
+    manifest, geometry = opened.manifest, opened.manifest.geometry
     questions = {question.key: question.text for question in language.questions}
     windows = list(seen_windows(opened, range(start, start + count), cache, per_clip=1))
     figures: dict[str, dict[str, float]] = {}

@@ -28,9 +28,7 @@ from tvau_edge.reference.clip import Clip, DrawnFrame
 from tvau_edge.reference.histories import judged
 from tvau_edge.reference.narration import answers, is_abnormal, tracks
 from tvau_edge.reference.samples import EVERY, anomalies_of, first_seed, through_h264
-from tvau_edge.reference.windows import SeenWindow
-from tvau_edge.runtime.bundle import Bundle
-from tvau_edge.runtime.cameras.sampler import TemporalPatch
+from tvau_edge.reference.windows import SeenWindow, look, speaking
 from tvau_edge.runtime.config import TriggerConfig
 from tvau_edge.runtime.detection.rae import Rae
 from tvau_edge.runtime.detection.smoothing import Smoothing
@@ -44,7 +42,6 @@ from tvau_edge.runtime.manifest import Manifest
 console = Console(stderr=True)
 WAYS = ("never", "window", "closing", "anew", "extend")
 _LATER = (2, 4, 8, 16)  # temporal patches
-_BATCH = 4
 _NOTHING = np.empty(0, np.uint8)
 
 
@@ -99,12 +96,10 @@ def draw(seed: int, seconds: float) -> Drawn:
     return Drawn(seed, seconds, images.reshape(-1, 2, *images.shape[1:]), shown)
 
 
-def look(vision: Vision, drawn: Drawn) -> list[Evidence]:
+def smoothed(vision: Vision, drawn: Drawn) -> list[Evidence]:
     """What the bundle sees of a clip, scores smoothed as `tvau run` does by default."""
     smoothing = Smoothing(TriggerConfig().smooth)
-    items = [TemporalPatch("drawn", k, pair, (k, k), float(k)) for k, pair in enumerate(drawn.patches)]
-    parts = [items[start : start + _BATCH] for start in range(0, len(items), _BATCH)]
-    return [smoothing.apply(evidence) for part in parts for evidence in vision.run(part)]
+    return [smoothing.apply(evidence) for evidence in look(vision, drawn.patches)]
 
 
 def long_events(manifest: Manifest, evidence: Sequence[Evidence]) -> Iterator[LongEvent]:
@@ -203,24 +198,21 @@ def main(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here.")] = None,
 ) -> None:
     """Compare the ways to explain a long event again, on drawn clips."""
-    opened, start = Bundle.open(bundle), first_seed(split)
-    manifest, file = opened.manifest, opened.language(kind)
-    if file is None or manifest.language is None:
-        raise TvauError(f"{bundle} has no language model")
-    geometry = manifest.geometry
+    start, (opened, language, file) = first_seed(split), speaking(bundle, kind)
+    manifest, geometry = opened.manifest, opened.manifest.geometry
     longest = geometry.temporal_patches + round(seconds / geometry.seconds_per_patch)
     room = geometry.model_copy(update={"temporal_patches": longest})
-    context = context_needed(manifest.language, room, manifest.base_tokens)
+    context = context_needed(language, room, manifest.base_tokens)
     vision, rae, told = Vision.open(opened), Rae.open(opened), list[Told]()
     with (
         LanguageModel(opened.file(file.file), context=context, threads=threads) as model,
         ProcessPoolExecutor(workers) as pool,
     ):
-        dialogue = Dialogue(model, manifest.language, geometry)
+        dialogue = Dialogue(model, language, geometry)
         explaining = Explaining(rae, dialogue, geometry.temporal_patches)
         drawing = pool.map(draw, range(start, start + count), repeat(seconds))
         for drawn in track(drawing, "explaining", total=count, console=console):
-            evidence = look(vision, drawn)
+            evidence = smoothed(vision, drawn)
             for event in long_events(manifest, evidence):
                 told += explaining.tell(event, evidence, drawn)
         dialogue.close()

@@ -15,10 +15,9 @@ from rich.progress import track
 from rich.table import Table
 from sklearn.metrics import roc_auc_score
 
-from tvau_edge.devices.errors import TvauError
 from tvau_edge.reference.anomalies import ABNORMAL
 from tvau_edge.reference.samples import SHOWN, first_seed, samples
-from tvau_edge.runtime.bundle import Bundle
+from tvau_edge.reference.windows import speaking
 from tvau_edge.runtime.cameras.sampler import TemporalPatch
 from tvau_edge.runtime.detection.heatmap import heatmap, patch_score
 from tvau_edge.runtime.detection.vision import Vision
@@ -39,10 +38,8 @@ def main(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here.")] = None,
 ) -> None:
     """Name each behaviour alone, and compare the scores of its patches with those of the other anomalies."""
-    opened, start = Bundle.open(bundle), first_seed(split)
-    own, file = opened.manifest.class_prompts, opened.language(kind)
-    if file is None:
-        raise TvauError(f"{bundle} has no language model")
+    start, (opened, _, file) = first_seed(split), speaking(bundle, kind)
+    own = opened.manifest.class_prompts
     behaviours = SHOWN[split]
     with LanguageModel(opened.file(file.file), context=CONTEXT) as model:
         device, cosine = read_checked(model, opened, own.normal, own.abnormal)

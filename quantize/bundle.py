@@ -26,6 +26,7 @@ from tvau_edge.runtime.manifest import Check, FileEntry, GraphFile, Language, La
 
 _LIBRARIES = ("onnx", "onnxruntime", "openvino", "nncf", "llama-cpp-python", "tvau-edge")
 KEY = "tvau quantize"  # of our report in the manifest
+_METHOD = 2  # counted up when a step comes to do something else, so that no older half is gone on with
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,13 @@ def _facts(bundle: Bundle, options: Options) -> dict[str, Any]:
         if "://" not in name and Path(name).is_file()
     }
     versions = {name: version(name) for name in _LIBRARIES if name != "llama-cpp-python" or installed("llm")}
-    return {"bundle": bundle.sha256, "options": facts, "footage": digests, "versions": versions}
+    return {
+        "method": _METHOD,
+        "bundle": bundle.sha256,
+        "options": facts,
+        "footage": digests,
+        "versions": versions,
+    }
 
 
 def _quantize(bundle: Bundle, out: Path, options: Options, work: Work, steps: Steps) -> Outcome:

@@ -11,6 +11,7 @@ from tvau_edge.quantize.bundle import KEY, Options, quantize_bundle
 from tvau_edge.quantize.errors import GateError, QuantizeError
 from tvau_edge.quantize.gate import Limits
 from tvau_edge.quantize.tensorrt_check import check
+from tvau_edge.quantize.work import Work
 from tvau_edge.runtime.bundle import Bundle
 from tvau_edge.runtime.detection.choice import runs_on
 from tvau_edge.runtime.detection.vision import Vision
@@ -175,6 +176,18 @@ def test_killed_it_goes_on_where_it_was(float_bundle, options, tmp_path, monkeyp
             quantize_bundle(float_bundle, out, options)
     quantize_bundle(float_bundle, out, Options(**{**vars(options), "count": 12}))
     assert calls == [1, 1, 1]
+
+
+def test_what_an_older_method_did_is_not_gone_on_with(float_bundle, options, tmp_path, monkeypatch):
+    def do_step(number):
+        work = Work(tmp_path / "small", quantizing._facts(Bundle.open(float_bundle), options))
+        record = work.step("first", [], lambda: {"done": number})
+        work.close(remove=False)
+        return record["done"]
+
+    assert [do_step(1), do_step(2)] == [1, 1]
+    monkeypatch.setattr(quantizing, "_METHOD", quantizing._METHOD + 1)
+    assert do_step(3) == 3
 
 
 def test_a_bundle_can_replace_itself(float_bundle, options, tmp_path):

@@ -2,8 +2,8 @@
 
 The tower and the merger of a Qwen2.5-VL 7B with a few of its 32 blocks, random weights, are run by torch, ONNX Runtime
 and OpenVINO, in turns: each round times each of them once, so that whatever else the machine does falls on all alike.
-The peak is that of plain INT8 matrix products of the tower's own shapes, in the same rounds: by torch (oneDNN) or ONNX
-Runtime, whichever is faster, since torch has no fast one on CPUs without VNNI.
+The peak is that of plain INT8 matrix products of the tower's own shapes, in the same rounds: by torch (oneDNN), ONNX
+Runtime or OpenVINO, whichever is fastest.
 
 `python -m tvau_edge.reference.int8_speed --json speed.json`
 """
@@ -24,7 +24,7 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor, nn
 
-from tvau_edge.benchmarks.latency.limits import onnx_product
+from tvau_edge.benchmarks.latency.limits import onnx_product, openvino_product
 from tvau_edge.devices.host import usable_cores
 from tvau_edge.export.graphs import export_vision
 from tvau_edge.export.model.vision import VisionConfig, VisionTower
@@ -147,6 +147,7 @@ def _add_products(
         runs: dict[str, Callable[[], object]] = {
             "torch": lambda a=a, b=b: torch._int_mm(a, b),  # type: ignore[misc]
             "ONNX Runtime": onnx_product(rows, k, n, "int8", usable_cores()),
+            "OpenVINO": openvino_product(rows, k, n, "int8", usable_cores()),
         }
         for by, run in runs.items():
             name = f"INT8 product {rows} x {k} x {n}, {by}"

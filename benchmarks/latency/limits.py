@@ -87,26 +87,39 @@ def onnx_product(rows: int, inner: int, columns: int, precision: str, threads: i
 
 
 def _openvino(job: Job):
+    size, threads = job.case.size, job.threads or usable_cores()
+    return openvino_product(size, size, size, job.case.precision, threads)
+
+
+def openvino_product(
+    rows: int, inner: int, columns: int, precision: str, threads: int
+) -> Callable[[], object]:
+    """A product [rows, inner] @ [inner, columns] by OpenVINO: each call computes it once.
+
+    INT8: FakeQuantize on both sides, the form of NNCF's graphs; its output is fp32.
+
+    Raises:
+        BackendError: this CPU has none in this precision, "int8", "bf16" or "fp32".
+    """
     openvino = load("openvino", "back end openvino", "openvino")
     operators = openvino.opset13
-    size, precision = job.case.size, job.case.precision
-    x = operators.parameter([size, size], np.float32)
-    weights = operators.constant(_weights(size))
+    if precision == "bf16" and "BF16" not in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        raise BackendError("this CPU does not compute in bfloat16")
+    x = operators.parameter([rows, inner], np.float32)
+    weights = operators.constant(_weights(inner, columns=columns))
     if precision == "int8":
         ends = [operators.constant(np.float32(v)) for v in (-4, 4)]
-        edges = [operators.constant(np.float32(v)) for v in (-5 * size**-0.5, 5 * size**-0.5)]
+        edges = [operators.constant(np.float32(v)) for v in (-5 * inner**-0.5, 5 * inner**-0.5)]
         left = operators.fake_quantize(x, *ends, *ends, 256)
         right = operators.fake_quantize(weights, *edges, *edges, 255)
         product = operators.matmul(left, right, False, False)
     else:
         product = operators.matmul(x, weights, False, False)
-    if precision == "bf16" and "BF16" not in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        raise BackendError("this CPU does not compute in bfloat16")
     hint = "bf16" if precision == "bf16" else "f32"
     settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
-    settings["INFERENCE_NUM_THREADS"] = str(job.threads or usable_cores())
+    settings["INFERENCE_NUM_THREADS"] = str(threads)
     request = core().compile_model(openvino.Model([product], [x]), "CPU", settings).create_infer_request()
-    tensor = openvino.Tensor(np.random.default_rng(1).normal(0, 1, (size, size)).astype(np.float32))
+    tensor = openvino.Tensor(np.random.default_rng(1).normal(0, 1, (rows, inner)).astype(np.float32))
     return lambda: request.infer([tensor], share_inputs=True)
 
 

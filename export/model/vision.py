@@ -139,26 +139,47 @@ class PatchEmbed(nn.Module):
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         self.patch = config.patch_size
+        per_channel = 2 * config.patch_size**2
+        # For one patch's pixels, channels last. On the CPU whatever the default device is, as in `VisionTower`.
+        scale = torch.tensor([1 / (255 * s) for s in STD], device="cpu").repeat(per_channel)  # [6 p p]
+        shift = torch.tensor([-m / s for m, s in zip(MEAN, STD, strict=True)], device="cpu")
+        self.register_buffer("scale", scale, persistent=False)
+        self.register_buffer("shift", shift.repeat(per_channel), persistent=False)  # [6 p p]
         kernel = (2, self.patch, self.patch)
         # A convolution for its name and its initialization; `forward` never calls it.
         self.proj = nn.Conv3d(3, config.hidden_size, kernel, stride=kernel, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Pixels [B, 2, H, W, 3] -> patches [B, N, width] in raster order."""
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Normalized pixels [B, 2, H, W, 3] -> patches [B, N, width] in raster order."""
+        weight = self._weight()  # [width, 6 p p]
+        return self._rows(pixels).to(weight.dtype) @ weight.t()  # [B, N, width]
+
+    def raw(self, frames: Tensor) -> Tensor:
+        """Frames [B, 2, H, W, 3] uint8 -> the same of the normalized frames.
+
+        It is the weights that are normalized, once, not the pixels, each time: these stay whole numbers up to 255,
+        which bf16 and fp16 hold exactly.
+        """
+        weight = self._weight()  # [width, 6 p p]
+        rows = self._rows(frames.to(weight.dtype))  # [B, N, 6 p p]; TensorRT moves no uint8 about
+        return rows @ (weight * self.scale).t() + weight @ self.shift  # [B, N, width]
+
+    def _weight(self) -> Tensor:
+        # The weights are moved to the pixels' channels-last order, not the pixels to theirs: it is done once.
+        return self.proj.weight.permute(0, 2, 3, 4, 1).flatten(1)  # [width, 6 p p]
+
+    def _rows(self, x: Tensor) -> Tensor:
         p, (batch, _, height, width, _) = self.patch, x.shape
         rows, columns = height // p, width // p
         x = x.reshape(batch, 2, rows, p, columns, p, 3)  # [B, 2, H', p, W', p, 3]
         x = x.permute(0, 2, 4, 1, 3, 5, 6)  # [B, H', W', 2, p, p, 3]
-        x = x.reshape(batch, rows * columns, 2 * p * p * 3)  # [B, N, 6 p p]
-        # The weights are moved to the pixels' channels-last order, not the pixels to theirs: it is done once.
-        weight = self.proj.weight.permute(0, 2, 3, 4, 1).flatten(1)  # [width, 6 p p]
-        return x.to(weight.dtype) @ weight.t()  # [B, N, width]
+        return x.reshape(batch, rows * columns, 2 * p * p * 3)  # [B, N, 6 p p]
 
 
 def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """Rotary embedding in float32; x [B, N, heads, head], tables [N, 1, head]."""
+    """Rotary embedding in float32; x [B, N, heads, head], tables [1, N, 1, head]."""
     y = x.float()
-    first, second = y.chunk(2, dim=-1)  # [B, N, heads, head / 2] each
+    first, second = y.split([y.shape[-1] // 2] * 2, dim=-1)  # [B, N, heads, head / 2] each
     y = y * cosine + torch.cat((-second, first), dim=-1) * sine  # [B, N, heads, head]
     return y.to(x.dtype)
 
@@ -183,13 +204,14 @@ class Attention(nn.Module):
         shape = (batch, count, self.heads, width // self.heads)
         q, k, v = self.qkv(x).split(width, dim=-1)  # [B, N, width] each
         q, k, v = q.reshape(shape), k.reshape(shape), v.reshape(shape)  # [B, N, heads, head] each
-        q, k = rotate(q, cosine, sine), rotate(k, cosine, sine)  # [B, N, heads, head]
+        q = rotate(q, cosine * self.scale, sine * self.scale)  # [B, N, heads, head]
+        k = rotate(k, cosine, sine)  # [B, N, heads, head]
         outputs, start = [], 0
         for windows, patches in groups:
             end = start + windows * patches
             inside = (batch * windows, patches, self.heads, width // self.heads)
             qw, kw, vw = (part[:, start:end].reshape(inside).transpose(1, 2) for part in (q, k, v))
-            scores = (qw * self.scale) @ kw.transpose(2, 3)  # [B windows, heads, patches, patches]
+            scores = qw @ kw.transpose(2, 3)  # [B windows, heads, patches, patches]
             y = scores.softmax(dim=-1) @ vw  # [B windows, heads, patches, head]
             outputs.append(y.transpose(1, 2).reshape(batch, windows * patches, width))
             start = end
@@ -278,10 +300,8 @@ class VisionTower(nn.Module):
             ("order", torch.tensor(windows.order, device="cpu")),  # [N]
             ("inverse", torch.tensor(windows.inverse, device="cpu")),  # [N]
             ("cell_inverse", torch.tensor(windows.cell_inverse, device="cpu")),  # [N / 4]
-            ("cosine", cosine),  # [N, 1, head]
-            ("sine", sine),  # [N, 1, head]
-            ("scale", torch.tensor([1 / (255 * s) for s in STD], device="cpu")),  # [3]
-            ("shift", torch.tensor([-m / s for m, s in zip(MEAN, STD, strict=True)], device="cpu")),  # [3]
+            ("cosine", cosine),  # [1, N, 1, head]
+            ("sine", sine),  # [1, N, 1, head]
         ):
             self.register_buffer(name, table, persistent=False)
 
@@ -295,15 +315,15 @@ class VisionTower(nn.Module):
             taps: one [B, H', W', width] per tap, cells in raster order.
             p_v: [B, N, D], merged cells in raster order.
         """
-        return self._encode(frames.float() * self.scale + self.shift)
+        return self._encode(self.patch_embed.raw(frames))
 
     def forward_pixels(self, pixels: Tensor) -> tuple[list[Tensor], Tensor]:
         """Encode pixels that are already normalized, [B, 3, 2, H, W] float; gradients flow to them."""
-        return self._encode(pixels.permute(0, 2, 3, 4, 1))
+        return self._encode(self.patch_embed(pixels.permute(0, 2, 3, 4, 1)))
 
-    def _encode(self, pixels: Tensor) -> tuple[list[Tensor], Tensor]:
+    def _encode(self, patches: Tensor) -> tuple[list[Tensor], Tensor]:
         rows, columns = self.grid
-        x = self.patch_embed(pixels).index_select(1, self.order)  # [B, N, width]
+        x = patches.index_select(1, self.order)  # [B, N, width]
         taps = []
         for number, block in enumerate(self.blocks, start=1):
             full = number - 1 in self.config.fullatt_block_indexes
@@ -316,7 +336,7 @@ class VisionTower(nn.Module):
 
 
 def rotary_tables(config: VisionConfig, order: list[int], columns: int) -> tuple[Tensor, Tensor]:
-    """Cosines and sines [N, 1, head] of the patches in `order`; half of the angles for the row."""
+    """Cosines and sines [1, N, 1, head] of the patches in `order`; half of the angles for the row."""
     half = config.hidden_size // config.num_heads // 2
     frequencies = 1.0 / 10000.0 ** (
         torch.arange(0, half, 2, dtype=torch.float32, device="cpu") / half
@@ -324,7 +344,7 @@ def rotary_tables(config: VisionConfig, order: list[int], columns: int) -> tuple
     index = torch.tensor(order, device="cpu")  # [N]
     rows, cols = (index // columns).float()[:, None], (index % columns).float()[:, None]  # [N, 1] each
     angles = torch.cat((rows * frequencies, cols * frequencies), dim=-1)  # [N, head / 2]
-    angles = torch.cat((angles, angles), dim=-1)[:, None]  # [N, 1, head]
+    angles = torch.cat((angles, angles), dim=-1)[None, :, None]  # [1, N, 1, head]
     return angles.cos(), angles.sin()
 
 

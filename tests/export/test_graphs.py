@@ -14,7 +14,7 @@ from tvau_edge.export.checkpoint import Checkpoint
 from tvau_edge.export.graphs import OPSET, convert_to_openvino, export_rae, export_vision, turn_products
 from tvau_edge.export.model.ahd import AHDConfig
 from tvau_edge.export.model.anomaly import AnomalyVision
-from tvau_edge.export.model.vision import VisionConfig
+from tvau_edge.export.model.vision import MLP, VisionConfig
 from tvau_edge.export.verify import relative_error
 from tvau_edge.runtime.backends.onnxruntime import OnnxGraph
 from tvau_edge.runtime.backends.openvino import OpenVinoGraph
@@ -161,6 +161,30 @@ def test_products_compute_what_linear_layers_do():
         torch.testing.assert_close(module(x), expected)
     assert not [child for child in module.modules() if isinstance(child, nn.Linear)]
     assert module[0].weight.is_contiguous()
+
+
+@pytest.mark.parametrize(("inner", "filled"), [(3420, 3456), (3456, 3456), (100, 100), (1300, 1300)])
+def test_an_inner_width_is_filled_up_to_whole_tiles_where_that_is_little(inner, filled):
+    torch.manual_seed(0)
+    block = nn.Sequential(MLP(VisionConfig(hidden_size=32, num_heads=2, intermediate_size=inner)))
+    x = torch.randn(2, 6, 32)
+    with torch.no_grad():
+        expected = block(x)
+        turn_products(block)
+        torch.testing.assert_close(block(x), expected)
+    (mlp,) = block
+    assert mlp.gate_proj.weight.shape == mlp.up_proj.weight.shape == (32, filled)
+    assert mlp.gate_proj.bias.shape == mlp.up_proj.bias.shape == (filled,)
+    assert mlp.down_proj.weight.shape == (filled, 32)
+
+
+def test_openvino_rotates_in_one_step(exported):
+    """Its pattern of rotary embedding is met: each is one operation, not eight."""
+    folder, _, _ = exported
+    request = openvino.Core().compile_model(folder / "vision.xml", "CPU")
+    kinds = [op.get_rt_info()["layerType"] for op in request.get_runtime_model().get_ops()]
+    blocks = sum("qkv.weight" in t.name for t in onnx.load(folder / "vision.onnx").graph.initializer)
+    assert kinds.count("RoPE") == 2 * blocks
 
 
 PEAK = """

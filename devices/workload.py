@@ -10,7 +10,15 @@ FLOAT32 = 4  # bytes
 _PIXELS = 2 * 3 * 14 * 14  # numbers of two frames in one patch
 _MERGED = 4  # patches that become one token
 # Bits for each weight of a GGUF type, scales included; the k-quants' are llama.cpp's averages over a whole model.
-GGUF_BITS = {"f32": 32.0, "f16": 16.0, "q8_0": 8.5, "q6_k": 6.5625, "q5_k_m": 5.69, "q4_k_m": 4.85}
+GGUF_BITS = {
+    "f32": 32.0,
+    "f16": 16.0,
+    "bf16": 16.0,
+    "q8_0": 8.5,
+    "q6_k": 6.5625,
+    "q5_k_m": 5.69,
+    "q4_k_m": 4.85,
+}
 KV_BYTES = 2  # of a number in the KV cache, f16
 
 

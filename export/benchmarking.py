@@ -15,7 +15,7 @@ import torch
 from tvau_edge.benchmarks.latency.footage import draw_footage, take_patches
 from tvau_edge.benchmarks.latency.job import Facts, Job
 from tvau_edge.devices.host import disk_free, usable_cores
-from tvau_edge.export.bundle import Options, export_bundle
+from tvau_edge.export.bundle import Options, check_type, export_bundle
 from tvau_edge.export.checkpoint import Checkpoint
 from tvau_edge.export.errors import CheckpointError, ExportError
 from tvau_edge.export.synthetic import SEVEN_B, THREE_B, Widths, write_synthetic
@@ -28,19 +28,22 @@ CLIP = Geometry(width=448, height=252, frames_per_second=4, temporal_patches=8)
 _BYTES = 8  # on disk for each weight, at the fullest: bfloat16, fp32 or f16, and what is quantized from it
 
 
-def make_synthetic_bundle(name: str, blocks: int | None, folder: Path) -> tuple[Path, Path]:
+def make_synthetic_bundle(
+    name: str, blocks: int | None, folder: Path, language: str = "q8_0"
+) -> tuple[Path, Path]:
     """Make a bundle of the true widths with random weights, or find the one that was made before.
 
     Args:
         name: "7b" or "3b".
         blocks: of the vision tower, of 32; language layers in proportion, at least one. None for all.
         folder: where the checkpoint and the bundle are kept.
+        language: GGUF type of the language model.
 
     Returns:
         Folder of the bundle, folder of the checkpoint.
 
     Raises:
-        ExportError: there is no such shape, or it has fewer blocks.
+        ExportError: there is no such shape or type, or it has fewer blocks.
         DiskFullError: no room for it.
     """
     if name.lower() not in SHAPES:
@@ -49,14 +52,15 @@ def make_synthetic_bundle(name: str, blocks: int | None, folder: Path) -> tuple[
     depth, layers = widths.vision.depth, widths.text.num_hidden_layers
     if blocks is not None and not 1 <= blocks <= depth:
         raise ExportError(f"--blocks {blocks}: {name} has {depth} vision blocks")
+    check_type(language)
     blocks = blocks or depth
     widths = widths.with_layers(blocks, max(1, round(layers * blocks / depth)))
-    return make_bundle(widths, CLIP, folder / f"{name.lower()}-{blocks}")
+    return make_bundle(widths, CLIP, folder / f"{name.lower()}-{blocks}", language)
 
 
-def make_bundle(widths: Widths, clip: Geometry, folder: Path) -> tuple[Path, Path]:
+def make_bundle(widths: Widths, clip: Geometry, folder: Path, language: str = "q8_0") -> tuple[Path, Path]:
     """Make checkpoint and bundle of any widths below `folder`; see `make_synthetic_bundle`."""
-    checkpoint, bundle, frames = folder / "checkpoint", folder / "bundle", folder / "drawn.mp4"
+    checkpoint, bundle, frames = folder / "checkpoint", folder / f"bundle-{language}", folder / "drawn.mp4"
     if not whole(checkpoint):
         check_room(widths, folder)
         # Without outliers: those cost accuracy, of which there is none here, and no time.
@@ -65,7 +69,7 @@ def make_bundle(widths: Widths, clip: Geometry, folder: Path) -> tuple[Path, Pat
         part = frames.with_name("part.mp4")
         draw_footage(part, max(640, clip.width), max(360, clip.height), seconds=20)
         part.rename(frames)
-    export_bundle(checkpoint, bundle, Options(frames))
+    export_bundle(checkpoint, bundle, Options(frames, language=language))
     return bundle, checkpoint
 
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast, get_args
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from tvau_edge.export import graphs, verify
 from tvau_edge.export.adapter import write_adapter
 from tvau_edge.export.checkpoint import Checkpoint
 from tvau_edge.export.errors import ExportError
-from tvau_edge.export.language import write_gguf
+from tvau_edge.export.language import GgufType, write_gguf
 from tvau_edge.quantize.calibration import temporal_patches
 from tvau_edge.quantize.language import TYPES, quantize_gguf
 from tvau_edge.quantize.onnx_int8 import quantize_vision
@@ -174,8 +174,19 @@ def _check_options(options: Options) -> None:
     unknown = [name for name in options.backends if name not in BACKENDS]
     if unknown or not options.backends:
         raise ExportError(f"unknown back end {', '.join(unknown) or '(none)'}; known: {', '.join(BACKENDS)}")
-    if options.language is not None and options.language not in {"f32", *TYPES}:
-        raise ExportError(f"unknown GGUF type {options.language!r}; known: f32, {', '.join(TYPES)}, none")
+    if options.language is not None:
+        check_type(options.language)
+
+
+def check_type(language: str) -> None:
+    """Make sure that this is a GGUF type that can be made.
+
+    Raises:
+        ExportError: it is none; names those that are.
+    """
+    known = dict.fromkeys((*get_args(GgufType), *TYPES))
+    if language not in known:
+        raise ExportError(f"unknown GGUF type {language!r}; known: {', '.join(known)}, none")
 
 
 def _geometry(checkpoint: Checkpoint, options: Options) -> Geometry:
@@ -269,8 +280,8 @@ def _export_language(
 ) -> None:
     steps.begin("language model to GGUF")
     name = f"lvlm-{kind}.gguf"
-    if kind in ("f32", "f16"):
-        write_gguf(checkpoint, writer.path(name), "f32" if kind == "f32" else "f16", steps.advance)
+    if kind in get_args(GgufType):
+        write_gguf(checkpoint, writer.path(name), cast(GgufType, kind), steps.advance)
     else:
         whole = writer.path("lvlm-f16.gguf")
         write_gguf(checkpoint, whole, "f16", steps.advance)

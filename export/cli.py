@@ -26,7 +26,7 @@ def export_verb(
     backends: Annotated[str, typer.Option(help="Of onnxruntime, openvino.")] = "onnxruntime,openvino",
     int8: Annotated[bool, typer.Option(help="Add an INT8 vision graph.")] = True,
     llm: Annotated[
-        str, typer.Option(help="GGUF type: f32, f16, q8_0, q6_k, q5_k_m, q4_k_m, or none.")
+        str, typer.Option(help="GGUF type: f32, f16, bf16, q8_0, q6_k, q5_k_m, q4_k_m, or none.")
     ] = "q8_0",
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the manifest here as well.")] = None,
 ) -> None:

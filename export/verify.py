@@ -23,7 +23,10 @@ FLOAT_LIMIT = 1e-4
 # Least cosine of an INT8 graph's outputs with torch's. Below it the heatmap is another one.
 INT8_LIMIT = 0.99
 # Least correlation of the next token's logits with torch's, by GGUF type.
-LANGUAGE_LIMITS = {"f32": 0.999, "f16": 0.999, "q8_0": 0.995, "q6_k": 0.99, "q5_k_m": 0.98, "q4_k_m": 0.97}
+LANGUAGE_LIMITS = {
+    **{"f32": 0.999, "f16": 0.999, "bf16": 0.998},
+    **{"q8_0": 0.995, "q6_k": 0.99, "q5_k_m": 0.98, "q4_k_m": 0.97},
+}
 # Looked at besides a checkpoint's own prompts: the words of a dialogue.
 _TEXTS = ("Is there any anomaly in the video?", "A person is running from the left to the right.")
 

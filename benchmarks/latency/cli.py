@@ -34,7 +34,7 @@ console = Console(stderr=True)
 class MakeBundle(Protocol):
     """Makes a bundle of random weights; `export` registers one."""
 
-    def __call__(self, name: str, blocks: int | None, folder: Path) -> tuple[Path, Path]:
+    def __call__(self, name: str, blocks: int | None, folder: Path, language: str) -> tuple[Path, Path]:
         """Make it below `folder`; returns the bundle's folder and the checkpoint's."""
 
 
@@ -79,6 +79,9 @@ def bench(
     blocks: Annotated[
         int | None, typer.Option(help="Of --synthetic: vision blocks, of 32; the rest in proportion.", min=1)
     ] = None,
+    llm: Annotated[
+        str | None, typer.Option(help="Of --synthetic: GGUF type, such as bf16 or q4_k_m; q8_0 without.")
+    ] = None,
     work: Annotated[Path, typer.Option(help="Where --synthetic keeps what it makes.")] = Path(
         "build/synthetic"
     ),
@@ -92,13 +95,15 @@ def bench(
         raise BenchError("give either the folder of a bundle, or --synthetic 7b or 3b")
     if blocks is not None and synthetic is None:
         raise BenchError("--blocks belongs to --synthetic")
+    if llm is not None and synthetic is None:
+        raise BenchError("--llm belongs to --synthetic; a bundle has the type that it was exported with")
     if synthetic is not None:
         console.print(
             f"random weights of the {synthetic} shape: times mean something, answers do not", highlight=False
         )
         make = _maker()
         with console.status("making checkpoint and bundle, which is kept for the next time"):
-            bundle, checkpoint = make(synthetic, blocks, work)
+            bundle, checkpoint = make(synthetic, blocks, work, (llm or "q8_0").lower())
     assert bundle is not None
     opened = Bundle.open(bundle)
     check_backend(opened, backend)

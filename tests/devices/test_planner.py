@@ -107,5 +107,5 @@ def test_without_a_language_model():
 
 
 def test_an_unknown_type():
-    with pytest.raises(TvauError, match=r"unknown GGUF type 'q3_x'; known: f32, f16, q8_0.*none"):
+    with pytest.raises(TvauError, match=r"unknown GGUF type 'q3_x'; known: f32, f16, bf16, q8_0.*none"):
         answer("raspberry-pi-5", gguf="q3_x")

@@ -39,6 +39,17 @@ def test_a_bundle_of_random_weights_is_made_once_and_says_what_it_is(
     assert (bundle / "manifest.json").stat().st_mtime_ns == before
 
 
+def test_the_language_model_has_the_type_asked_for(made: tuple[Path, Path], tiny_widths: Widths) -> None:
+    bundle, checkpoint = made
+    other, same = benchmarking.make_bundle(tiny_widths, CLIP, bundle.parent, "bf16")
+    assert same == checkpoint
+    assert other != bundle
+    opened = Bundle.open(other)
+    assert opened.manifest.language is not None
+    assert [file.type for file in opened.manifest.language.files] == ["bf16"]
+    assert any(check.artifact == "lvlm-bf16.gguf" for check in opened.manifest.checks)
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_torch_is_measured_beside_the_back_ends(made: tuple[Path, Path], precision: str) -> None:
     bundle, checkpoint = made
@@ -56,14 +67,17 @@ def test_torch_is_measured_beside_the_back_ends(made: tuple[Path, Path], precisi
 
 def test_shapes_keep_the_true_widths_and_the_proportion_of_depths(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[Widths, Path]] = []
+    kinds: list[str] = []
 
-    def make(widths: Widths, clip: Geometry, folder: Path) -> tuple[Path, Path]:
+    def make(widths: Widths, clip: Geometry, folder: Path, language: str) -> tuple[Path, Path]:
         asked.append((widths, folder))
+        kinds.append(language)
         return folder, folder
 
     monkeypatch.setattr(benchmarking, "make_bundle", make)
-    benchmarking.make_synthetic_bundle("7b", 8, Path("x"))
+    benchmarking.make_synthetic_bundle("7b", 8, Path("x"), "bf16")
     benchmarking.make_synthetic_bundle("3B", None, Path("x"))
+    assert kinds == ["bf16", "q8_0"]
     (seven, _), (three, folder) = asked
     assert (seven.vision.depth, seven.text.num_hidden_layers, seven.text.hidden_size) == (8, 7, 3584)
     assert (three.vision.depth, three.text.num_hidden_layers, three.text.hidden_size) == (32, 36, 2048)
@@ -75,6 +89,8 @@ def test_what_is_no_shape_is_told() -> None:
         benchmarking.make_synthetic_bundle("70b", None, Path("x"))
     with pytest.raises(ExportError, match="--blocks 33: 7b has 32 vision blocks"):
         benchmarking.make_synthetic_bundle("7b", 33, Path("x"))
+    with pytest.raises(ExportError, match="unknown GGUF type 'q3'; known: f32, f16, bf16, q8_0"):
+        benchmarking.make_synthetic_bundle("7b", 1, Path("x"), "q3")
 
 
 def test_a_disk_without_room_is_told_before(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

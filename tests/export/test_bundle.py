@@ -193,7 +193,7 @@ def test_a_damaged_bundle_is_made_anew(tiny_checkpoint, small, tmp_path):
         ({"size": (0, 140)}, r"--size 0x140: .*greater than 0"),
         ({"backends": ("onnxruntime", "coreml")}, r"unknown back end coreml; known: onnxruntime, openvino"),
         ({"backends": ()}, r"unknown back end \(none\)"),
-        ({"language": "q3_k"}, r"unknown GGUF type 'q3_k'; known: f32, f16, q8_0, .*none"),
+        ({"language": "q3_k"}, r"unknown GGUF type 'q3_k'; known: f32, f16, bf16, q8_0, .*none"),
     ],
 )
 def test_impossible_options(tiny_checkpoint, small, tmp_path, changes, message):

@@ -52,6 +52,7 @@ def test_bundle_and_synthetic_exclude_each_other(tvau, tmp_path):
     assert "give either the folder of a bundle" in tvau("bench", "--suite", "quick", *out)[1]
     assert "give either the folder of a bundle" in tvau("bench", tmp_path, "--synthetic", "7b", *out)[1]
     assert "--blocks belongs to --synthetic" in tvau("bench", tmp_path, "--blocks", "2", *out)[1]
+    assert "--llm belongs to --synthetic" in tvau("bench", tmp_path, "--llm", "bf16", *out)[1]
 
 
 def test_a_shape_that_does_not_exist_is_told(tvau, tmp_path):

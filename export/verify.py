@@ -163,7 +163,12 @@ def cosine(output: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
 
 def _hold(check: Check, *, good: bool) -> None:
     if not good:  # also when the value is not a number
+        way_out = (
+            "; --no-int8 leaves it out, and `tvau quantize` then makes INT8 that keeps in float what it must"
+            if ".int8." in check.artifact
+            else ""
+        )
         raise ExportError(
             f"{check.artifact}: output {check.tensor} does not agree with {check.against}: {check.metric} "
-            f"{check.value:.3g}, limit {check.limit:g}, on {check.data}"
+            f"{check.value:.3g}, limit {check.limit:g}, on {check.data}{way_out}"
         )

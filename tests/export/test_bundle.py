@@ -259,6 +259,12 @@ def test_a_wrong_graph_stops_the_export(tiny_checkpoint, small, tmp_path, wrong)
     assert not list(tmp_path.iterdir())
 
 
+def test_int8_that_disagrees_names_the_way_out(tiny_checkpoint, small, tmp_path, monkeypatch):
+    monkeypatch.setattr(verify, "INT8_LIMIT", 1.1)
+    with pytest.raises(ExportError, match=r"vision\.int8\.onnx: output .* --no-int8 .* `tvau quantize`"):
+        export_bundle(tiny_checkpoint, tmp_path / "bundle", replace(small, int8=True))
+
+
 def test_an_older_bundle_stays_whole(tiny_checkpoint, small, tmp_path, request):
     bundle, _ = export_bundle(tiny_checkpoint, tmp_path / "bundle", small)
     request.getfixturevalue("wrong")

@@ -139,41 +139,20 @@ class PatchEmbed(nn.Module):
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         self.patch = config.patch_size
-        per_channel = 2 * config.patch_size**2
-        # For one patch's pixels, channels last. On the CPU whatever the default device is, as in `VisionTower`.
-        scale = torch.tensor([1 / (255 * s) for s in STD], device="cpu").repeat(per_channel)  # [6 p p]
-        shift = torch.tensor([-m / s for m, s in zip(MEAN, STD, strict=True)], device="cpu")
-        self.register_buffer("scale", scale, persistent=False)
-        self.register_buffer("shift", shift.repeat(per_channel), persistent=False)  # [6 p p]
         kernel = (2, self.patch, self.patch)
         # A convolution for its name and its initialization; `forward` never calls it.
         self.proj = nn.Conv3d(3, config.hidden_size, kernel, stride=kernel, bias=False)
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Normalized pixels [B, 2, H, W, 3] -> patches [B, N, width] in raster order."""
-        weight = self._weight()  # [width, 6 p p]
-        return self._rows(pixels).to(weight.dtype) @ weight.t()  # [B, N, width]
-
-    def raw(self, frames: Tensor) -> Tensor:
-        """Frames [B, 2, H, W, 3] uint8 -> the same of the normalized frames.
-
-        It is the weights that are normalized, once, not the pixels, each time: these stay whole numbers up to 255,
-        which bf16 and fp16 hold exactly.
-        """
-        weight = self._weight()  # [width, 6 p p]
-        rows = self._rows(frames.to(weight.dtype))  # [B, N, 6 p p]; TensorRT moves no uint8 about
-        return rows @ (weight * self.scale).t() + weight @ self.shift  # [B, N, width]
-
-    def _weight(self) -> Tensor:
-        # The weights are moved to the pixels' channels-last order, not the pixels to theirs: it is done once.
-        return self.proj.weight.permute(0, 2, 3, 4, 1).flatten(1)  # [width, 6 p p]
-
-    def _rows(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
+        """Pixels [B, 2, H, W, 3] -> patches [B, N, width] in raster order."""
         p, (batch, _, height, width, _) = self.patch, x.shape
         rows, columns = height // p, width // p
         x = x.reshape(batch, 2, rows, p, columns, p, 3)  # [B, 2, H', p, W', p, 3]
         x = x.permute(0, 2, 4, 1, 3, 5, 6)  # [B, H', W', 2, p, p, 3]
-        return x.reshape(batch, rows * columns, 2 * p * p * 3)  # [B, N, 6 p p]
+        x = x.reshape(batch, rows * columns, 2 * p * p * 3)  # [B, N, 6 p p]
+        # The weights are moved to the pixels' channels-last order, not the pixels to theirs: it is done once.
+        weight = self.proj.weight.permute(0, 2, 3, 4, 1).flatten(1)  # [width, 6 p p]
+        return x.to(weight.dtype) @ weight.t()  # [B, N, width]
 
 
 def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
@@ -302,6 +281,8 @@ class VisionTower(nn.Module):
             ("cell_inverse", torch.tensor(windows.cell_inverse, device="cpu")),  # [N / 4]
             ("cosine", cosine),  # [1, N, 1, head]
             ("sine", sine),  # [1, N, 1, head]
+            ("scale", torch.tensor([1 / (255 * s) for s in STD], device="cpu")),  # [3]
+            ("shift", torch.tensor([-m / s for m, s in zip(MEAN, STD, strict=True)], device="cpu")),  # [3]
         ):
             self.register_buffer(name, table, persistent=False)
 
@@ -315,15 +296,16 @@ class VisionTower(nn.Module):
             taps: one [B, H', W', width] per tap, cells in raster order.
             p_v: [B, N, D], merged cells in raster order.
         """
-        return self._encode(self.patch_embed.raw(frames))
+        # Not folded into the patch embedding's weights: uncentred pixels cost bf16 five times the error.
+        return self._encode(frames.float() * self.scale + self.shift)
 
     def forward_pixels(self, pixels: Tensor) -> tuple[list[Tensor], Tensor]:
         """Encode pixels that are already normalized, [B, 3, 2, H, W] float; gradients flow to them."""
-        return self._encode(self.patch_embed(pixels.permute(0, 2, 3, 4, 1)))
+        return self._encode(pixels.permute(0, 2, 3, 4, 1))
 
-    def _encode(self, patches: Tensor) -> tuple[list[Tensor], Tensor]:
+    def _encode(self, pixels: Tensor) -> tuple[list[Tensor], Tensor]:
         rows, columns = self.grid
-        x = patches.index_select(1, self.order)  # [B, N, width]
+        x = self.patch_embed(pixels).index_select(1, self.order)  # [B, N, width]
         taps = []
         for number, block in enumerate(self.blocks, start=1):
             full = number - 1 in self.config.fullatt_block_indexes

@@ -110,13 +110,13 @@ def test_patch_embedding_and_heatmap_decoder_stay_in_float(quantized, module):
     by_output = {output: node for node in graph.node for output in node.output}
 
     def float_product(weight):
-        """The product with this matrix of torch's, however turned or scaled; it must be there, in float."""
+        """The product with this matrix of torch's, in whatever order the graph holds it; it must be there, in float."""
         numbers = np.sort(weight.detach().numpy().ravel())
         for node in graph.node:
             if node.op_type not in ("MatMul", "Gemm", "Conv"):
                 continue
             name = node.input[1]
-            while name in by_output and by_output[name].op_type in ("Transpose", "Reshape", "Mul"):
+            while name in by_output and by_output[name].op_type in ("Transpose", "Reshape"):
                 name = by_output[name].input[0]
             if name in constants:
                 matrix = constants[name]

@@ -26,7 +26,7 @@ from tvau_edge.runtime.manifest import Check, FileEntry, GraphFile, Language, La
 
 _LIBRARIES = ("onnx", "onnxruntime", "openvino", "nncf", "llama-cpp-python", "tvau-edge")
 KEY = "tvau quantize"  # of our report in the manifest
-_METHOD = 2  # counted up when a step comes to do something else, so that no older half is gone on with
+_METHOD = 3  # counted up when a step comes to do something else, so that no older half is gone on with
 
 
 @dataclass(frozen=True)

@@ -98,9 +98,11 @@ def _names(text: str) -> tuple[str, ...]:
 
 def table(place: Path, report: dict) -> Table:
     """What was made, and how alike it is to the float graph."""
-    shown = Table(title=str(place), box=None)
-    for name in ("graph", "layers in float", "heatmap correlation", "events float / INT8", "disagree"):
-        shown.add_column(name, justify="left" if name == "graph" else "right")
+    shown = Table(title=str(place), box=None, padding=(0, 1, 0, 0))
+    headers = ("cosine", "layers\nin float", "heatmap\ncorrelation", "events\nfloat / new", "disagree")
+    shown.add_column("graph", no_wrap=True)
+    for name in headers:
+        shown.add_column(name, justify="right")
     compared = {entry["graph"]: entry for entry in report["comparisons"]}
     for name, record in report["graphs"].items():
         left = f"{len(record['left_in_float'])} of {len(record['layers'])}" if record.get("curve") else ""
@@ -113,7 +115,7 @@ def table(place: Path, report: dict) -> Table:
                 f"{row['events']} / {row['quantized_events']}",
                 f"{100 * row['disagreement']:.2f} %",
             ]
-        shown.add_row(name, left, *cells)
+        shown.add_row(name, f"{record['agreement']:.5f}", left, *cells)
     return shown
 
 

@@ -63,18 +63,21 @@ class Choice:
 
     Attributes:
         left: the layers in float.
-        points: what was measured, by rising number of layers in float; the last of as many as `left` is the choice.
+        points: what was measured, by rising number of layers in float.
+        chosen: that of the points which is the choice; not always the one that agrees most.
         reached: whether the target is met.
     """
 
     left: tuple[Layer, ...]
     points: tuple[Point, ...]
+    chosen: Point
     reached: bool
 
     def record(self, layers: Sequence[Layer], target: float) -> dict[str, object]:
         """For the bundle's report."""
         return {
             "target": target,
+            "agreement": self.chosen.agreement,
             "reached": self.reached,
             "left_in_float": [layer.weight for layer in self.left],
             "curve": [asdict(point) for point in self.points],
@@ -160,7 +163,7 @@ def choose_float(
         left = order[:good]
     last = returned[-1] if returned else points[good]
     done = sorted([*points.values(), *returned], key=lambda point: (point.left, point.agreement))
-    return Choice(tuple(left), tuple(done), last.agreement >= target)
+    return Choice(tuple(left), tuple(done), last, last.agreement >= target)
 
 
 def _return_to_int8(

@@ -194,9 +194,9 @@ def _made(
 ) -> Made:
     failures = []
     if not record["reached"]:
-        best = max(point["agreement"] for point in record["curve"])
         failures.append(
-            f"{name}: its outputs agree by a cosine of {best:.4f} at best, {task.goal:g} was asked for"
+            f"{name}: its outputs agree by a cosine of {record['agreement']:.4f} at best, {task.goal:g} was "
+            "asked for"
         )
     file = GraphFile(backend=backend, precision="int8", file=name)
     if kind == "vision":
@@ -246,7 +246,7 @@ def make_tensorrt(task: Task) -> list[Made]:
         record = task.layered("vision", name, method, make)
         findings = [finding for finding in check(task.work.path(name)) if finding.severity != "note"]
         counts = record["products"]
-        agreed = record.get("agreement") or max(point["agreement"] for point in record["curve"])
+        agreed = record["agreement"]
         record["notes"] = [
             f"outputs agree with the float graph's by a cosine of {agreed:.6f}, {record['target']:g} was asked for",
             f"products: {counts['int8']} in INT8, {counts['half']} in FP16, {counts['float']} in FP32",
@@ -258,9 +258,8 @@ def make_tensorrt(task: Task) -> list[Made]:
             f"{name}: TensorRT would object: {f.node}: {f.message} ({f.source})" for f in findings[:5]
         ]
         if not record["reached"]:
-            best = record.get("agreement", 0.0) or max(point["agreement"] for point in record["curve"])
             failures.append(
-                f"{name}: its outputs agree by a cosine of {best:.4f}, {record['target']:g} was asked for"
+                f"{name}: its outputs agree by a cosine of {agreed:.4f}, {record['target']:g} was asked for"
             )
         file = GraphFile(backend="tensorrt", precision=precision, file=name)  # type: ignore[arg-type]
         made.append(Made("vision", file, tuple(task.work.files(name)), record, False, tuple(failures)))

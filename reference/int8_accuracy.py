@@ -85,15 +85,14 @@ def measure(
     rows = []
 
     def add(form: str, choice: Choice) -> None:
-        chosen = [point for point in choice.points if point.left == len(choice.left)][-1]
         rows.append(
             {
                 "form": form,
                 "all": choice.points[0].agreement,
-                "cosine": chosen.agreement,
+                "cosine": choice.chosen.agreement,
                 "left": [layer.weight for layer in choice.left],
                 "products": len(prepared.layers),
-                "share": chosen.cost,
+                "share": choice.chosen.cost,
                 "goal": goal,
                 "curve": choice.record(prepared.layers, goal)["curve"],
             }

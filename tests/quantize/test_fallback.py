@@ -64,8 +64,20 @@ def test_what_was_taken_on_the_way_goes_back():
     choice = choose_float(layers, measure, 0.99)
     assert choice.left == (layers[9],)
     assert choice.reached
-    chosen = [point for point in choice.points if point.left == 1][-1]
-    assert (chosen.cost, chosen.agreement) == (pytest.approx(1 / 12), 1.0)
+    assert (choice.chosen.cost, choice.chosen.agreement) == (pytest.approx(1 / 12), 1.0)
+
+
+def test_the_agreement_told_is_that_of_the_choice():
+    """More layers in float were measured on the way, and agreed more."""
+    layers = [layer(str(k), 0.2 - k / 100) for k in range(12)]
+
+    def measure(left):
+        return (0.99 if layers[9] in left else 0.5) + 0.0001 * len(left)
+
+    choice = choose_float(layers, measure, 0.99)
+    assert choice.left == (layers[9],)
+    assert choice.chosen.agreement == choice.record(layers, 0.99)["agreement"] == pytest.approx(0.9901)
+    assert max(point.agreement for point in choice.points) > choice.chosen.agreement
 
 
 @given(st.lists(st.floats(0, 0.2), min_size=1, max_size=40), st.floats(0.5, 0.999))

@@ -33,6 +33,7 @@ from tvau_edge.runtime.delivery.publisher import Publisher
 from tvau_edge.runtime.errors import BrokerError
 from tvau_edge.runtime.verdict import Model, Prompts, Region, Verdict, at, uuid7
 
+THREADS = 16  # that put
 _STEP = 0.001
 
 
@@ -209,7 +210,7 @@ def sync_times(folder: Path, count: int = 200) -> list[float]:
     return times
 
 
-def measure(messages: int = 20_000, threads: int = 16, rounds: int = 3) -> Delivery:
+def measure(messages: int = 20_000, threads: int = THREADS, rounds: int = 3) -> Delivery:
     """Measure both, in turns.
 
     Raises:
@@ -256,7 +257,7 @@ def main() -> None:
     """Measure as the command line says."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--messages", type=int, default=20_000)
-    parser.add_argument("--threads", type=int, default=16)
+    parser.add_argument("--threads", type=int, default=THREADS)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()

@@ -10,7 +10,13 @@ from tempfile import TemporaryDirectory
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
-from tvau_edge.benchmarks.delivery import local_mosquitto, paho_alone, sample_verdict, through_the_outbox
+from tvau_edge.benchmarks.delivery import (
+    THREADS,
+    local_mosquitto,
+    paho_alone,
+    sample_verdict,
+    through_the_outbox,
+)
 from tvau_edge.benchmarks.latency.errors import BenchError
 from tvau_edge.benchmarks.latency.footage import patches
 from tvau_edge.benchmarks.latency.job import Facts, Job
@@ -120,7 +126,7 @@ def outbox(job: Job, facts: Facts) -> Iterator[float]:
     payload = sample_verdict().to_json()
     with TemporaryDirectory(prefix="tvau-bench-") as name, local_mosquitto(Path(name)) as port:
         while True:
-            rate, _, _ = through_the_outbox(port, Path(name), payload, job.case.samples, 4)
+            rate, _, _ = through_the_outbox(port, Path(name), payload, job.case.samples, THREADS)
             yield job.case.samples / rate
 
 

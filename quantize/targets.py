@@ -189,15 +189,20 @@ def make_openvino(task: Task) -> list[Made]:
     return made
 
 
+def _short_of_target(name: str, record: Any) -> list[str]:
+    """Why the gate refuses a graph that no choice of layers brought to its target."""
+    if record["reached"]:
+        return []
+    return [
+        f"{name}: its outputs agree by a cosine of {record['agreement']:.4f} at best, {record['target']:g} was "
+        "asked for"
+    ]
+
+
 def _made(
     task: Task, kind: Kind, backend: Literal["onnxruntime", "openvino"], name: str, record: Any
 ) -> Made:
-    failures = []
-    if not record["reached"]:
-        failures.append(
-            f"{name}: its outputs agree by a cosine of {record['agreement']:.4f} at best, {task.goal:g} was "
-            "asked for"
-        )
+    failures = _short_of_target(name, record)
     file = GraphFile(backend=backend, precision="int8", file=name)
     if kind == "vision":
         record = {**record, "graph": f"{backend} int8"}
@@ -246,9 +251,9 @@ def make_tensorrt(task: Task) -> list[Made]:
         record = task.layered("vision", name, method, make)
         findings = [finding for finding in check(task.work.path(name)) if finding.severity != "note"]
         counts = record["products"]
-        agreed = record["agreement"]
         record["notes"] = [
-            f"outputs agree with the float graph's by a cosine of {agreed:.6f}, {record['target']:g} was asked for",
+            f"outputs agree with the float graph's by a cosine of {record['agreement']:.6f}, {record['target']:g} "
+            "was asked for",
             f"products: {counts['int8']} in INT8, {counts['half']} in FP16, {counts['float']} in FP32",
             f"tensors beyond FP16's range, kept in FP32: {', '.join(record['beyond_fp16']) or 'none'}",
             "computed in numpy, each result rounded to its type; not run by TensorRT, which this machine lacks",
@@ -257,10 +262,7 @@ def make_tensorrt(task: Task) -> list[Made]:
         failures = [
             f"{name}: TensorRT would object: {f.node}: {f.message} ({f.source})" for f in findings[:5]
         ]
-        if not record["reached"]:
-            failures.append(
-                f"{name}: its outputs agree by a cosine of {agreed:.4f}, {record['target']:g} was asked for"
-            )
+        failures += _short_of_target(name, record)
         file = GraphFile(backend="tensorrt", precision=precision, file=name)  # type: ignore[arg-type]
         made.append(Made("vision", file, tuple(task.work.files(name)), record, False, tuple(failures)))
     return made
